@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a CPU architecture has to offer.
+
+To port: give ``machine``, ``registers`` and the NT_PRSTATUS layout, where the kernel
+image is, and a ``PageTable``; see x86_64.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from gdbkdump.formats.base import Extent
+    from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+
+    ReadPhys = Callable[[int, int], bytes]
+
+# General registers by name, as ``struct user_regs_struct`` names them.
+Registers = dict[str, int]
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One step of a page-table walk.
+
+    :param level: the kernel's name: PGD, P4D, PUD, PMD, PTE
+    :param paddr: where the entry is
+    :param value: the entry as it is in memory
+    """
+
+    level: str
+    paddr: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A leaf of the page tables: ``size`` bytes at ``vaddr`` are those at ``paddr``."""
+
+    vaddr: int
+    paddr: int
+    size: int
+
+
+class PageTable(Protocol):
+    """One tree of page tables."""
+
+    root: int
+
+    def with_root(self, root: int) -> PageTable:
+        """Return another tree of the same make, a process's for example."""
+
+    def translate(self, vaddr: int) -> Mapping:
+        """Return the leaf that maps ``vaddr``.
+
+        :raise FaultError: none does, or a table cannot be read
+        """
+
+    def walk(self, vaddr: int) -> list[TableEntry]:
+        """Return the entries met on the way to ``vaddr``, down to the last present."""
+
+    def mappings(
+        self, skip: Sequence[tuple[int, int]], unreadable: list[int]
+    ) -> Iterator[Mapping]:
+        """Yield all kernel leaves but for tables wholly within a ``skip`` range.
+
+        :param unreadable: gets the address of each table that cannot be read
+        """
+
+    def flags(self, value: int) -> str:
+        """Return the names of an entry's flags, ``PRESENT|RW|...``."""
+
+
+class Arch(Protocol):
+    """An architecture."""
+
+    name: ClassVar[str]
+    machine: ClassVar[int]
+    page_shift: ClassVar[int]
+    registers: ClassVar[tuple[str, ...]]
+    prstatus_size: ClassVar[int]
+
+    def image_delta(
+        self, info: VmcoreInfo | None, extents: Sequence[Extent]
+    ) -> tuple[int, int, int]:
+        """Return start, end and (virtual - physical) of the kernel image map."""
+
+    def page_table(
+        self, info: VmcoreInfo | None, read_phys: ReadPhys, root: int, sample: int
+    ) -> PageTable:
+        """Return the tree at physical ``root``, which must map ``sample``."""
+
+    def parse_prstatus(self, desc: bytes) -> tuple[int, Registers]:
+        """Return pid and registers of an NT_PRSTATUS description."""
+
+    def make_prstatus(self, pid: int, registers: Registers) -> bytes:
+        """Return an NT_PRSTATUS description."""
+
+    def is_user(self, registers: Registers) -> bool:
+        """Tell whether the registers are those of user mode."""

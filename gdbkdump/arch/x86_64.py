@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""x86-64: 4- and 5-level paging, NT_PRSTATUS, the context-switch frame.
+
+Mirrors ``arch/x86/include/asm/pgtable_64_types.h``, ``pgtable_types.h``,
+``include/uapi/linux/elfcore.h`` and ``arch/x86/include/asm/switch_to.h``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from gdbkdump.arch.base import Mapping, Registers, TableEntry
+from gdbkdump.errors import FaultError, FaultReason, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gdbkdump.arch.base import ReadPhys
+    from gdbkdump.formats.base import Extent
+    from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+
+START_KERNEL_MAP = 0xFFFFFFFF80000000
+_KERNEL_IMAGE_SIZE = 1 << 30
+_PRESENT, _PSE = 1, 0x80
+_PADDR_MASK = 0x000FFFFFFFFFF000
+_TABLE = struct.Struct("<512Q")
+_U64 = struct.Struct("<Q")
+_LEVELS = ("PTE", "PMD", "PUD", "P4D", "PGD")
+_FLAGS = (
+    (0, "PRESENT"), (1, "RW"), (2, "USER"), (3, "PWT"), (4, "PCD"), (5, "ACCESSED"),
+    (6, "DIRTY"), (7, "PSE"), (8, "GLOBAL"), (63, "NX"),
+)  # fmt: skip
+
+
+class X86PageTable:
+    """A tree of 4 or 5 levels of 512 entries each.
+
+    :param root: physical address of the top table
+    :param sme_mask: encryption bit to strip from entries
+    """
+
+    def __init__(
+        self, read_phys: ReadPhys, root: int, levels: int, sme_mask: int = 0
+    ) -> None:
+        """Take a tree; nothing is read yet."""
+        self.root = root
+        self.levels = levels
+        self.sme_mask = sme_mask
+        self._read_phys = read_phys
+        self._mask = _PADDR_MASK & ~sme_mask
+        self._names = (*_LEVELS[: levels - 1], "PGD")
+
+    def with_root(self, root: int) -> X86PageTable:
+        """Return another tree of the same make, a process's for example."""
+        return X86PageTable(self._read_phys, root, self.levels, self.sme_mask)
+
+    def _is_canonical(self, vaddr: int) -> bool:
+        top = vaddr >> (11 + 9 * self.levels)
+        return top in (0, (1 << (53 - 9 * self.levels)) - 1)
+
+    def translate(self, vaddr: int) -> Mapping:
+        """Return the leaf that maps ``vaddr``.
+
+        :raise FaultError: none does, or a table cannot be read
+        """
+        if not self._is_canonical(vaddr):
+            raise FaultError("virtual", vaddr, FaultReason.NONCANONICAL)
+        table = self.root
+        for level in range(self.levels, 0, -1):
+            shift = 3 + 9 * level
+            try:
+                (entry,) = _U64.unpack(
+                    self._read_phys(table + ((vaddr >> shift) & 511) * 8, 8)
+                )
+            except FaultError:
+                raise FaultError("virtual", vaddr, FaultReason.TABLE) from None
+            if not entry & _PRESENT:
+                raise FaultError("virtual", vaddr, FaultReason.UNMAPPED)
+            if level == 1 or entry & _PSE:
+                return self._leaf(vaddr, entry, level)
+            table = entry & self._mask
+        raise AssertionError("a walk ends at a PTE")
+
+    def _leaf(self, vaddr: int, entry: int, level: int) -> Mapping:
+        if level > 3:
+            # The bit is reserved there: a damaged table.
+            raise FaultError("virtual", vaddr, FaultReason.TABLE)
+        # Below its size a huge entry has flags (PAT at bit 12), no address.
+        size = 1 << (3 + 9 * level)
+        return Mapping(vaddr & -size, entry & self._mask & -size, size)
+
+    def walk(self, vaddr: int) -> list[TableEntry]:
+        """Return the entries met on the way to ``vaddr``, down to the last present."""
+        if not self._is_canonical(vaddr):
+            raise FaultError("virtual", vaddr, FaultReason.NONCANONICAL)
+        steps = []
+        table = self.root
+        for level in range(self.levels, 0, -1):
+            paddr = table + ((vaddr >> (3 + 9 * level)) & 511) * 8
+            (entry,) = _U64.unpack(self._read_phys(paddr, 8))
+            steps.append(TableEntry(self._names[level - 1], paddr, entry))
+            if not entry & _PRESENT or level == 1 or entry & _PSE:
+                break
+            table = entry & self._mask
+        return steps
+
+    def mappings(
+        self, skip: Sequence[tuple[int, int]], unreadable: list[int]
+    ) -> Iterator[Mapping]:
+        """Yield all kernel leaves but for tables wholly within a ``skip`` range.
+
+        :param unreadable: gets the address of each table that cannot be read
+        """
+        return self._descend(self.root, self.levels, 0, skip, unreadable)
+
+    def _descend(
+        self,
+        table: int,
+        level: int,
+        base: int,
+        skip: Sequence[tuple[int, int]],
+        unreadable: list[int],
+    ) -> Iterator[Mapping]:
+        try:
+            entries = _TABLE.unpack(self._read_phys(table, 4096))
+        except FaultError:
+            unreadable.append(table)
+            return
+        shift = 3 + 9 * level
+        size = 1 << shift
+        mask = self._mask & -size
+        # Only the upper half of the top table is the kernel's.
+        first = 256 if level == self.levels else 0
+        high = -1 << (12 + 9 * self.levels) if first else 0
+        for i in range(first, 512):
+            entry = entries[i]
+            if not entry & _PRESENT:
+                continue
+            vaddr = (high | base | i << shift) & 0xFFFFFFFFFFFFFFFF
+            if any(low <= vaddr and vaddr + size <= end for low, end in skip):
+                continue
+            if level == 1:
+                yield Mapping(vaddr, entry & mask, size)
+            elif not entry & _PSE:
+                yield from self._descend(
+                    entry & self._mask, level - 1, vaddr, skip, unreadable
+                )
+            elif level <= 3:
+                yield Mapping(vaddr, entry & mask, size)
+            else:
+                unreadable.append(entry & self._mask)
+
+    def flags(self, value: int) -> str:
+        """Return the names of an entry's flags, ``PRESENT|RW|...``."""
+        return "|".join(name for bit, name in _FLAGS if value >> bit & 1)
+
+
+class X86_64:
+    """x86-64."""
+
+    name = "x86_64"
+    machine = 62
+    page_shift = 12
+    # struct user_regs_struct, in its order.
+    registers = (
+        "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx",
+        "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss", "fs_base",
+        "gs_base", "ds", "es", "fs", "gs",
+    )  # fmt: skip
+    # struct elf_prstatus: pr_pid and pr_reg stand at these offsets.
+    prstatus_size = 336
+    _PR_PID, _PR_REG = 32, 112
+
+    def image_delta(
+        self, info: VmcoreInfo | None, extents: Sequence[Extent]
+    ) -> tuple[int, int, int]:
+        """Return start, end and (virtual - physical) of the kernel image map.
+
+        From VMCOREINFO's phys_base, else from the PT_LOAD that kexec makes of the image.
+
+        :raise FormatError: neither is there
+        """
+        end = START_KERNEL_MAP + _KERNEL_IMAGE_SIZE
+        phys_base = info.number("phys_base") if info else None
+        if phys_base is not None:
+            return START_KERNEL_MAP, end, START_KERNEL_MAP - phys_base
+        for extent in extents:
+            if START_KERNEL_MAP <= extent.vaddr < end:
+                return START_KERNEL_MAP, end, extent.vaddr - extent.paddr
+        raise FormatError("neither VMCOREINFO nor a PT_LOAD says where the kernel is")
+
+    def page_table(
+        self, info: VmcoreInfo | None, read_phys: ReadPhys, root: int, sample: int
+    ) -> X86PageTable:
+        """Return the tree at physical ``root``, which must map ``sample``."""
+        sme_mask = (info.number("sme_mask") if info else None) or 0
+        told = info.number("pgtable_l5_enabled") if info else None
+        for levels in (4, 5) if told is None else (5 if told else 4,):
+            table = X86PageTable(read_phys, root, levels, sme_mask)
+            try:
+                table.translate(sample)
+            except FaultError:
+                if told is None and levels == 4:
+                    continue
+                raise
+            return table
+        raise AssertionError("the loop returns or raises")
+
+    def parse_prstatus(self, desc: bytes) -> tuple[int, Registers]:
+        """Return pid and registers of an NT_PRSTATUS description.
+
+        :raise FormatError: it is too short
+        """
+        if len(desc) < self._PR_REG + 8 * len(self.registers):
+            raise FormatError("an NT_PRSTATUS note is cut")
+        (pid,) = struct.unpack_from("<i", desc, self._PR_PID)
+        values = struct.unpack_from(f"<{len(self.registers)}Q", desc, self._PR_REG)
+        return pid, dict(zip(self.registers, values, strict=True))
+
+    def make_prstatus(self, pid: int, registers: Registers) -> bytes:
+        """Return an NT_PRSTATUS description; registers not named are zero."""
+        desc = bytearray(self.prstatus_size)
+        struct.pack_into("<i", desc, self._PR_PID, pid)
+        values = [registers.get(name, 0) for name in self.registers]
+        struct.pack_into(f"<{len(values)}Q", desc, self._PR_REG, *values)
+        return bytes(desc)
+
+    def is_user(self, registers: Registers) -> bool:
+        """Tell whether the registers are those of user mode (cs has ring 3)."""
+        return registers["cs"] & 3 == 3

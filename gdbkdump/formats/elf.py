@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ELF vmcores: /proc/vmcore, copies of it, and ``makedumpfile -E``.
+
+Read with ``pread`` alone: an mmap of a file that somebody truncates would kill gdb with
+SIGBUS. Every size and offset is checked against the file before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.formats.base import Extent, Note
+from gdbkdump.formats.notes import parse_notes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_SHDR_INFO = struct.Struct("<I")
+_ET_CORE = 4
+_PT_LOAD, _PT_NOTE = 1, 4
+_PN_XNUM = 0xFFFF
+# Beyond any dump seen (13,000 with makedumpfile -E); bounds a corrupt header.
+_MAX_PHDRS = 1 << 22
+_MAX_NOTE_BYTES = 16 << 20
+_PHYS_LIMIT = 1 << 52
+
+
+class ElfDump:
+    """An ELF vmcore.
+
+    :ivar extents: the PT_LOADs, in the order of the file
+    :ivar problems: what is wrong with the file, one line each
+    """
+
+    format = "ELF vmcore"
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Read the headers; the file's contents stay where they are.
+
+        :raise FormatError: they cannot be those of a 64-bit little-endian core
+        """
+        self.path = path
+        self._fd = fd
+        # A block device has no st_size; seeking to the end works for both.
+        self._file_size = os.lseek(fd, 0, os.SEEK_END)
+        self.problems: list[str] = []
+        self.machine, table = self._read_headers()
+        self.notes: Sequence[Note] = []
+        self.extents: Sequence[Extent] = []
+        self._sort_headers(table)
+        self._index()
+
+    def _read_headers(self) -> tuple[int, list[tuple[int, ...]]]:
+        raw = os.pread(self._fd, _EHDR.size, 0)
+        if len(raw) < _EHDR.size:
+            raise FormatError(f"{self.path}: the ELF header is cut")
+        ident, type_, machine, _, _, phoff, shoff, _, _, phentsize, phnum, *_ = (
+            _EHDR.unpack(raw)
+        )
+        if ident[4] != 2 or ident[5] != 1:
+            raise FormatError(f"{self.path}: only 64-bit little-endian dumps are read")
+        if type_ != _ET_CORE:
+            kind = {1: "an object file", 2: "an executable", 3: "a shared object"}
+            raise FormatError(
+                f"{self.path} is not a dump but {kind.get(type_, f'ELF type {type_}')}"
+                " (the dump comes after vmlinux on the command line)"
+            )
+        if phnum == _PN_XNUM:
+            info = os.pread(self._fd, 4, shoff + 44)
+            if len(info) < 4:
+                raise FormatError(f"{self.path}: the number of program headers is cut")
+            (phnum,) = _SHDR_INFO.unpack(info)
+        if phentsize != _PHDR.size or not phnum or phnum > _MAX_PHDRS:
+            raise FormatError(
+                f"{self.path}: {phnum} program headers of {phentsize} bytes"
+            )
+        table = os.pread(self._fd, phnum * _PHDR.size, phoff)
+        whole = len(table) // _PHDR.size
+        if whole < phnum:
+            self.problems.append(f"{phnum - whole} of {phnum} program headers are cut")
+        if not whole:
+            raise FormatError(f"{self.path}: the program headers are cut")
+        return machine, list(_PHDR.iter_unpack(table[: whole * _PHDR.size]))
+
+    def _sort_headers(self, table: list[tuple[int, ...]]) -> None:
+        extents = []
+        notes: list[Note] = []
+        for type_, _, offset, vaddr, paddr, file_size, size, _ in table:
+            if type_ == _PT_NOTE:
+                notes += self._read_notes(offset, file_size)
+            elif type_ == _PT_LOAD and (size or file_size):
+                if paddr + max(size, file_size) > _PHYS_LIMIT or file_size > size:
+                    self.problems.append(
+                        f"PT_LOAD of {file_size:#x}/{size:#x} bytes at physical"
+                        f" {paddr:#x} is absurd and ignored"
+                    )
+                    continue
+                there = max(0, min(file_size, self._file_size - offset))
+                extents.append(
+                    Extent(vaddr, paddr, size, there, offset, file_size - there)
+                )
+        self.notes, self.extents = notes, extents
+        if self.missing:
+            self.problems.append(
+                f"the file is truncated: {_mib(self.missing)} of"
+                f" {_mib(sum(e.file_size + e.missing for e in extents))} are missing"
+            )
+
+    def _read_notes(self, offset: int, size: int) -> list[Note]:
+        if size > _MAX_NOTE_BYTES:
+            self.problems.append(f"PT_NOTE of {size:#x} bytes is absurd; read in part")
+            size = _MAX_NOTE_BYTES
+        data = os.pread(self._fd, size, offset) if offset < self._file_size else b""
+        if len(data) < size:
+            self.problems.append("the notes are cut")
+        return list(parse_notes(data, self.problems))
+
+    def _index(self) -> None:
+        # The kernel image is there twice (image and direct map), so physical ranges
+        # overlap; what an earlier header holds is cut out of the later ones. Only the
+        # bytes in the file are indexed; _reason() looks at the headers again.
+        starts: list[int] = []
+        runs: list[tuple[int, int]] = []  # (end, file offset minus physical address)
+        for extent in sorted(self.extents, key=lambda e: (e.paddr, -e.file_size)):
+            start, end = extent.paddr, extent.paddr + extent.file_size
+            if starts:
+                start = max(start, runs[-1][0])
+            if start < end:
+                starts.append(start)
+                runs.append((end, extent.offset - extent.paddr))
+        self._starts, self._runs = starts, runs
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the headers promise and the file lacks."""
+        return sum(extent.missing for extent in self.extents)
+
+    @property
+    def excluded(self) -> int:
+        """Bytes of memory that were filtered out when the dump was saved."""
+        return sum(e.size - e.file_size - e.missing for e in self.extents)
+
+    def read_phys(self, paddr: int, size: int) -> bytes:
+        """Return ``size`` bytes of physical memory.
+
+        :raise FaultError: not all of them can be had
+        """
+        i = bisect_right(self._starts, paddr) - 1
+        if i >= 0:
+            end, delta = self._runs[i]
+            if paddr + size <= end:
+                data = os.pread(self._fd, size, paddr + delta)
+                if len(data) == size:
+                    return data
+        return self._read_pieces(paddr, size)
+
+    def _read_pieces(self, paddr: int, size: int) -> bytes:
+        pieces = []
+        while size > 0:
+            found = self.file_range(paddr)
+            if found is None:
+                raise FaultError("physical", paddr, self._reason(paddr))
+            offset, length = found
+            piece = os.pread(self._fd, min(size, length), offset)
+            if not piece:
+                raise FaultError("physical", paddr, FaultReason.MISSING)
+            pieces.append(piece)
+            paddr += len(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def file_range(self, paddr: int) -> tuple[int, int] | None:
+        """Return file offset and bytes that follow there in one run, or None."""
+        i = bisect_right(self._starts, paddr) - 1
+        if i < 0 or paddr >= self._runs[i][0]:
+            return None
+        end, delta = self._runs[i]
+        return paddr + delta, end - paddr
+
+    def _reason(self, paddr: int) -> FaultReason:
+        for extent in self.extents:
+            if extent.paddr <= paddr < extent.paddr + extent.size:
+                lost = paddr < extent.paddr + extent.file_size + extent.missing
+                return FaultReason.MISSING if lost else FaultReason.EXCLUDED
+        return FaultReason.HOLE
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"

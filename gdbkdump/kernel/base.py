@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The crashed kernel: its memory with its types and symbols."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import MemberNotFoundError, TypeNotFoundError
+from gdbkdump.kernel.object import Fields, KObject
+from gdbkdump.memory.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gdbkdump.arch.base import Arch
+    from gdbkdump.debuginfo.base import DebugInfo
+    from gdbkdump.debuginfo.layout import StructType
+    from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+    from gdbkdump.memory.virtual import MappedMemory
+
+
+class Kernel:
+    """One kernel in a dump; the functions of this room take it as first argument.
+
+    :ivar cache: results that a function wants to keep, by a key of its own
+    """
+
+    def __init__(
+        self,
+        memory: MappedMemory,
+        debuginfo: DebugInfo,
+        arch: Arch,
+        vmcoreinfo: VmcoreInfo | None,
+    ) -> None:
+        """Put the parts together; nothing is read."""
+        self.memory = memory
+        self.debuginfo = debuginfo
+        self.arch = arch
+        self.vmcoreinfo = vmcoreinfo
+        self.reader = Reader(memory)
+        self.cache: dict[object, object] = {}
+        self.page_size = 1 << arch.page_shift
+
+    def symbol(self, name: str) -> int:
+        """Return the run-time address of a symbol.
+
+        :raise SymbolNotFoundError: there is none
+        """
+        return self.debuginfo.symbol(name)
+
+    def has_symbol(self, name: str) -> bool:
+        """Tell whether the core kernel has a symbol."""
+        return self.debuginfo.has_symbol(name)
+
+    def struct(self, name: str) -> StructType:
+        """Return a struct or union.
+
+        :raise TypeNotFoundError: there is none
+        """
+        return self.debuginfo.struct(name)
+
+    def has_member(self, struct: str, path: str) -> bool:
+        """Tell whether the core kernel has a struct with such a member."""
+        for keyword in ("struct", "union"):
+            if self.debuginfo.has_type(keyword, struct):
+                return self.struct(struct).has(path)
+        return False
+
+    def first_member(self, struct: str, *paths: str) -> str:
+        """Return the first of ``paths`` that the struct has; newest name first.
+
+        :raise MemberNotFoundError: it has none of them
+        """
+        type_ = self.struct(struct)
+        for path in paths:
+            if type_.has(path):
+                return path
+        raise MemberNotFoundError(str(type_), paths[0])
+
+    def object(self, struct: str, address: int) -> KObject:
+        """Return the struct at an address; it is read as its members are asked for."""
+        return KObject(self, self.struct(struct), address)
+
+    def fields(self, struct: str, paths: Sequence[str]) -> Fields:
+        """Return a bulk reader of some members of a struct.
+
+        :raise MemberNotFoundError: it lacks one of them
+        """
+        return Fields(self.reader.read, self.struct(struct), paths)
+
+    def constant(self, enum_name: str, enumerator: str) -> int | None:
+        """Return the value of an enumerator, or None where the kernel has none."""
+        try:
+            return self.debuginfo.enum(enum_name).values.get(enumerator)
+        except TypeNotFoundError:
+            return None

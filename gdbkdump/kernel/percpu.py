@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""CPU masks and per-CPU data (``include/linux/cpumask.h``, ``percpu-defs.h``).
+
+After a panic the other CPUs are no longer online, so data is looked for on every
+possible CPU and "online" is a state, never a way to choose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import CommandError, CorruptError
+from gdbkdump.memory.virtual import MASK64
+
+if TYPE_CHECKING:
+    from gdbkdump.kernel.base import Kernel
+
+_MAX_CPUS = 8192
+
+
+def cpus(kernel: Kernel, mask: str) -> list[int]:
+    """Return the CPUs of the mask ``possible``, ``present``, ``online``, ..."""
+    key = ("cpus", mask)
+    if key not in kernel.cache:
+        address = kernel.symbol(f"__cpu_{mask}_mask")
+        size = kernel.struct("cpumask").size
+        if not 0 < size <= _MAX_CPUS // 8:
+            raise CorruptError(f"a struct cpumask of {size} bytes")
+        bits = int.from_bytes(kernel.reader.read(address, size), "little")
+        kernel.cache[key] = [cpu for cpu in range(size * 8) if bits >> cpu & 1]
+    found = kernel.cache[key]
+    assert isinstance(found, list)
+    return found
+
+
+def per_cpu_offset(kernel: Kernel, cpu: int) -> int:
+    """Return ``__per_cpu_offset[cpu]``.
+
+    :raise CommandError: the kernel has no such CPU
+    """
+    offsets = kernel.cache.get("per_cpu_offset")
+    if offsets is None:
+        possible = cpus(kernel, "possible")
+        address = kernel.symbol("__per_cpu_offset")
+        words = kernel.reader.array(address, "Q", max(possible, default=0) + 1)
+        offsets = kernel.cache["per_cpu_offset"] = {c: words[c] for c in possible}
+    assert isinstance(offsets, dict)
+    if cpu not in offsets:
+        raise CommandError(
+            f"this kernel has no CPU {cpu} (possible: {_ranges(offsets)})"
+        )
+    offset: int = offsets[cpu]
+    return offset
+
+
+def per_cpu_ptr(kernel: Kernel, pointer: int, cpu: int) -> int:
+    """Return a CPU's copy of what a per-CPU pointer points to."""
+    return (pointer + per_cpu_offset(kernel, cpu)) & MASK64
+
+
+def per_cpu(kernel: Kernel, symbol: str, cpu: int) -> int:
+    """Return the address of a CPU's copy of a per-CPU variable."""
+    return per_cpu_ptr(kernel, kernel.symbol(symbol), cpu)
+
+
+def _ranges(numbers: dict[int, int]) -> str:
+    return f"{min(numbers)}-{max(numbers)}" if numbers else "none"

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a bare dump to the kernel's address space.
+
+VMCOREINFO comes from its note, else from a scan of RAM: the kernel fills
+``vmcoreinfo_note`` at boot, page-aligned (``kernel/vmcore_info.c``).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import FaultError, FormatError
+from gdbkdump.formats.vmcoreinfo import MAX_SIZE, VmcoreInfo
+from gdbkdump.memory.virtual import MappedMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gdbkdump.arch.base import Arch, PageTable
+    from gdbkdump.formats.base import DumpFile
+
+    Report = Callable[[str, int, int], None]
+
+_NOTE_NAME = b"VMCOREINFO\0\0"
+_CHUNK = 4 << 20
+_ESSENTIAL = ("OSRELEASE", "SYMBOL(init_uts_ns)")
+
+
+def noted_vmcoreinfo(dump: DumpFile) -> VmcoreInfo | None:
+    """Return VMCOREINFO from the dump's notes, or None."""
+    for note in dump.notes:
+        if note.name == b"VMCOREINFO" and note.type == 0:
+            return VmcoreInfo(note.desc)
+    return None
+
+
+def is_complete(info: VmcoreInfo | None) -> bool:
+    """Tell whether VMCOREINFO has what it takes to find the kernel's page tables."""
+    if info is None or not all(key in info for key in _ESSENTIAL):
+        return False
+    return info.symbol("init_top_pgt") is not None or (
+        info.symbol("swapper_pg_dir") is not None
+    )
+
+
+def scan_vmcoreinfo(dump: DumpFile, report: Report) -> VmcoreInfo | None:
+    """Search RAM for the kernel's own copy; the fullest one found is returned.
+
+    Stale copies and the capture kernel's own may be there too, so the caller verifies
+    what it leads to.
+    """
+    best: VmcoreInfo | None = None
+    total = sum(extent.file_size for extent in dump.extents)
+    done = 0
+    for paddr, data in _chunks(dump):
+        at = data.find(_NOTE_NAME)
+        while at >= 0:
+            # The name follows the three words of the note header, at a page's start.
+            if (paddr + at - 12) % 4096 == 0:
+                found = _read_note(dump, paddr + at - 12)
+                if found and is_complete(found) and len(found) > len(best or ()):
+                    best = found
+            at = data.find(_NOTE_NAME, at + 1)
+        done += len(data)
+        report("searching RAM for VMCOREINFO", done, total)
+    return best
+
+
+def _chunks(dump: DumpFile) -> Iterator[tuple[int, bytes]]:
+    for extent in dump.extents:
+        for start in range(0, extent.file_size, _CHUNK):
+            paddr = extent.paddr + start
+            size = min(_CHUNK + 64, extent.file_size - start)
+            try:
+                yield paddr, dump.read_phys(paddr, size)
+            except FaultError:
+                continue
+
+
+def _read_note(dump: DumpFile, paddr: int) -> VmcoreInfo | None:
+    try:
+        name_size, desc_size, type_ = struct.unpack("<III", dump.read_phys(paddr, 12))
+        if name_size != 11 or type_ or not 0 < desc_size <= MAX_SIZE:
+            return None
+        return VmcoreInfo(dump.read_phys(paddr + 24, desc_size))
+    except FaultError:
+        return None
+
+
+def open_kernel_memory(
+    dump: DumpFile, arch: Arch, info: VmcoreInfo | None, root: int, problems: list[str]
+) -> tuple[MappedMemory, tuple[int, int]]:
+    """Return the kernel's address space, and start and end of its image in it.
+
+    :param root: virtual address of the top page table (``init_top_pgt``)
+    :param problems: gets what is wrong, one line each
+    :raise FormatError: the page tables do not even map themselves
+    """
+    start, end, delta = arch.image_delta(info, dump.extents)
+    try:
+        table = arch.page_table(info, dump.read_phys, root - delta, root)
+        if table.translate(root).paddr > root - delta:
+            raise FormatError("the kernel's page tables map themselves elsewhere")
+    except FaultError as fault:
+        raise FormatError(f"the kernel's page tables are unreadable: {fault}") from None
+    image = _image_windows(dump, start, end, delta)
+    linear = _direct_map_windows(dump, table, (start, end), problems)
+    bounds = (image[0][0], image[-1][1]) if image else (start, end)
+    return MappedMemory(dump.read_phys, table, image + linear), bounds
+
+
+def open_image_memory(
+    dump: DumpFile, arch: Arch
+) -> tuple[MappedMemory, tuple[int, int]]:
+    """Return the kernel image alone, and its bounds, where nothing else is known."""
+    start, end, delta = arch.image_delta(None, dump.extents)
+    windows = _image_windows(dump, start, end, delta)
+    if not windows:
+        raise FormatError("no PT_LOAD of the kernel image")
+    table = arch.page_table(None, dump.read_phys, 0, 0)
+    memory = MappedMemory(dump.read_phys, table, windows)
+    return memory, (windows[0][0], windows[-1][1])
+
+
+def _image_windows(
+    dump: DumpFile, start: int, end: int, delta: int
+) -> list[tuple[int, int, int]]:
+    return [
+        (extent.vaddr, extent.vaddr + extent.size, delta)
+        for extent in sorted(dump.extents, key=lambda e: e.vaddr)
+        if start <= extent.vaddr < end and extent.vaddr - extent.paddr == delta
+    ]
+
+
+def _direct_map_windows(
+    dump: DumpFile,
+    table: PageTable,
+    image: tuple[int, int],
+    problems: list[str],
+) -> list[tuple[int, int, int]]:
+    # Old kexec-tools wrote wrong addresses under KASLR, so the tables must confirm.
+    runs = [e for e in dump.extents if not image[0] <= e.vaddr < image[1]]
+    if not runs:
+        return []
+    delta = runs[-1].vaddr - runs[-1].paddr
+    same = [e for e in runs if e.vaddr - e.paddr == delta]
+    for extent in (same[0], same[len(same) // 2], same[-1]):
+        if not _is_mapped(table, extent.vaddr, extent.paddr):
+            problems.append(
+                "the PT_LOADs' virtual addresses are not the kernel's: page tables only"
+            )
+            return []
+    low = min(e.paddr for e in same)
+    high = max(e.paddr + e.size for e in same)
+    return [(low + delta, high + delta, delta)]
+
+
+def _is_mapped(table: PageTable, vaddr: int, paddr: int) -> bool:
+    try:
+        leaf = table.translate(vaddr)
+    except FaultError:
+        return False
+    return leaf.paddr + vaddr - leaf.vaddr == paddr

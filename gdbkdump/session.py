@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The composition root: a dump opened, its kernel understood, and no gdb in sight."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from gdbkdump.arch import find_arch
+from gdbkdump.debuginfo import btf, kallsyms
+from gdbkdump.debuginfo.base import DebugInfo
+from gdbkdump.errors import CommandError, FaultError, FormatError, KdumpError
+from gdbkdump.formats import open_dump
+from gdbkdump.kernel.base import Kernel
+from gdbkdump.kernel.module import module_infos
+from gdbkdump.memory import bootstrap
+from gdbkdump.memory.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gdbkdump.arch.base import Arch
+    from gdbkdump.debuginfo.base import TypeSource
+    from gdbkdump.formats.base import DumpFile
+    from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+    from gdbkdump.memory.virtual import MappedMemory
+
+    Report = Callable[[str, int, int], None]
+    TypesWithoutBtf = Callable[["VmcoreInfo | None"], TypeSource | None]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+class Session:
+    """One open dump.
+
+    :ivar vmlinux: the file with debug information, or None
+    :ivar task: address of the task that commands work on unless told otherwise; 0 for
+        the one that panicked
+    :ivar problems: what is wrong with the dump, one line each
+    :ivar evaluate: value of a ``$expression`` the user typed (inside gdb), or None
+    :ivar source_line: ``file:line`` of a text address where there is DWARF, or None
+    """
+
+    def __init__(
+        self, dump: DumpFile, kernel: Kernel, problems: list[str], report: Report
+    ) -> None:
+        """Put the parts together."""
+        self.dump = dump
+        self.kernel = kernel
+        self.problems = problems
+        self.report = report
+        self.vmlinux: Path | None = None
+        self.task = 0
+        self.opened_in = 0.0
+        self.evaluate: Callable[[str], int] | None = None
+        self.source_line: Callable[[int], str | None] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The dump file."""
+        return self.dump.path
+
+    def evaluated(self, text: str) -> int:
+        """Return the value of a ``$expression``.
+
+        :raise CommandError: there is no gdb to evaluate it
+        """
+        if self.evaluate is None:
+            raise CommandError(f"{text}: only gdb can evaluate an expression")
+        return self.evaluate(text)
+
+    def close(self) -> None:
+        """Give the dump file back."""
+        self.dump.close()
+
+
+def open_session(
+    path: Path,
+    *,
+    report: Report = _silent,
+    types_without_btf: TypesWithoutBtf | None = None,
+) -> Session:
+    """Open a dump.
+
+    :param report: called with what is being done, done, total on long work
+    :param types_without_btf: where types come from if the dump has no BTF
+    :raise FormatError: it is no dump, or what it takes to read it is missing
+    """
+    started = time.perf_counter()
+    dump = open_dump(path)
+    try:
+        session = _open(dump, report, types_without_btf)
+    except BaseException:
+        dump.close()
+        raise
+    session.opened_in = time.perf_counter() - started
+    return session
+
+
+def _open(
+    dump: DumpFile, report: Report, types_without_btf: TypesWithoutBtf | None
+) -> Session:
+    arch = find_arch(dump.machine)
+    problems = list(dump.problems)
+    info = _vmcoreinfo(dump, problems, report)
+    root = None
+    if info:
+        root = info.symbol("init_top_pgt") or info.symbol("swapper_pg_dir")
+    symbols = None
+    if root is None:
+        symbols, root = _symbols_alone(dump, arch, problems)
+    memory, image = bootstrap.open_kernel_memory(dump, arch, info, root, problems)
+    symbols = symbols or _find_symbols(memory, info, image)
+    types: TypeSource | None = _find_types(memory, symbols, image)
+    if types is None and types_without_btf:
+        types = types_without_btf(info)
+    debuginfo = DebugInfo(types, symbols, image, lambda: module_infos(kernel, problems))
+    kernel = Kernel(memory, debuginfo, arch, info)
+    if types is None:
+        problems.append("no BTF in the dump: commands that need types will fail")
+    _check_banner(kernel)
+    return Session(dump, kernel, problems, report)
+
+
+def _vmcoreinfo(
+    dump: DumpFile, problems: list[str], report: Report
+) -> VmcoreInfo | None:
+    info = bootstrap.noted_vmcoreinfo(dump)
+    if bootstrap.is_complete(info):
+        return info
+    found = bootstrap.scan_vmcoreinfo(dump, report)
+    state = "is cut" if info else "is missing"
+    if found is None:
+        problems.append(f"the VMCOREINFO note {state} and no copy of it is in RAM")
+        return info
+    problems.append(f"the VMCOREINFO note {state}; the kernel's own copy is used")
+    return found
+
+
+def _symbols_alone(
+    dump: DumpFile, arch: Arch, problems: list[str]
+) -> tuple[kallsyms.Kallsyms, int]:
+    # No VMCOREINFO at all: the image is where its PT_LOAD says, and kallsyms is in it.
+    memory, image = bootstrap.open_image_memory(dump, arch)
+    data = _read_image(memory, image)
+    symbols = kallsyms.scan(Reader(memory), image[0], data, image[0])
+    if symbols:
+        found = symbols.find("init_top_pgt") or symbols.find("swapper_pg_dir")
+        if found:
+            problems.append("no VMCOREINFO: found the kernel by its own symbol table")
+            return symbols, found[0].address
+    raise FormatError(
+        f"{dump.path}: no VMCOREINFO in notes or RAM, and no symbol table in the image"
+    )
+
+
+def _read_image(memory: MappedMemory, image: tuple[int, int]) -> bytes:
+    # Freed pages of the image may be excluded: zeros there, to be searched only.
+    start, end = image
+    pieces = []
+    for address in range(start, end, 4096):
+        size = min(4096, end - address)
+        try:
+            pieces.append(memory.read(address, size))
+        except FaultError:
+            pieces.append(bytes(size))
+    return b"".join(pieces)
+
+
+def _find_symbols(
+    memory: MappedMemory, info: VmcoreInfo | None, image: tuple[int, int]
+) -> kallsyms.Kallsyms:
+    reader = Reader(memory)
+    found = kallsyms.from_vmcoreinfo(reader, info) if info else None
+    if found is None:
+        text = (info.symbol("_stext") if info else None) or image[0]
+        found = kallsyms.scan(reader, image[0], _read_image(memory, image), text)
+    if found is None:
+        raise FormatError("the kernel's symbol table (kallsyms) is not in the dump")
+    return found
+
+
+def _find_types(
+    memory: MappedMemory, symbols: kallsyms.Kallsyms, image: tuple[int, int]
+) -> btf.Btf | None:
+    start, stop = symbols.find("__start_BTF"), symbols.find("__stop_BTF")
+    try:
+        if start and stop:
+            size = stop[0].address - start[0].address
+            return btf.Btf(memory.read(start[0].address, size))
+        data = _read_image(memory, image)
+        found = btf.scan(data)
+        return btf.Btf(data[found[0] : sum(found)]) if found else None
+    except KdumpError:
+        return None
+
+
+def _check_banner(kernel: Kernel) -> None:
+    # What is read through all of the above must be this kernel and no other.
+    banner = kernel.reader.c_string(kernel.symbol("linux_banner"), 512)
+    release = kernel.vmcoreinfo.osrelease if kernel.vmcoreinfo else None
+    wanted = b"Linux version " + (release or "").encode()
+    if not banner.startswith(wanted):
+        raise FormatError(
+            f"the dump is inconsistent: linux_banner reads {banner[:64]!r}"
+            f" where {wanted.decode()!r} is expected"
+        )
