@@ -8,7 +8,7 @@ image is, and a ``PageTable``; see x86_64.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,11 +77,11 @@ class PageTable(Protocol):
 class Arch(Protocol):
     """An architecture."""
 
-    name: ClassVar[str]
-    machine: ClassVar[int]
-    page_shift: ClassVar[int]
-    registers: ClassVar[tuple[str, ...]]
-    prstatus_size: ClassVar[int]
+    name: str
+    machine: int
+    page_shift: int
+    registers: tuple[str, ...]
+    prstatus_size: int
 
     def image_delta(
         self, info: VmcoreInfo | None, extents: Sequence[Extent]

@@ -177,7 +177,7 @@ class X86_64:
     ) -> tuple[int, int, int]:
         """Return start, end and (virtual - physical) of the kernel image map.
 
-        From VMCOREINFO's phys_base, else from the PT_LOAD that kexec makes of the image.
+        From VMCOREINFO's phys_base, else from the PT_LOAD that kexec makes of it.
 
         :raise FormatError: neither is there
         """
