@@ -163,7 +163,7 @@ class X86_64:
     machine = 62
     page_shift = 12
     # struct user_regs_struct, in its order.
-    registers = (
+    registers: tuple[str, ...] = (
         "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx",
         "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss", "fs_base",
         "gs_base", "ds", "es", "fs", "gs",

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people type for an address, a task or a CPU; one reading for all commands."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import CommandError, SymbolNotFoundError
+from gdbkdump.kernel.percpu import cpus
+from gdbkdump.kernel.sched import panic_task, task_by_address, tasks
+
+if TYPE_CHECKING:
+    from gdbkdump.kernel.sched import Task
+    from gdbkdump.session import Session
+
+_SYMBOL = re.compile(r"&?([A-Za-z_.$][\w.$]*)(?:([+-])(0x[0-9a-fA-F]+|\d+))?")
+_MAX_CPU = 1 << 13
+
+
+def parse_number(text: str) -> int:
+    """Return a decimal, ``0x`` hex or ``0`` octal-free number.
+
+    :raise CommandError: it is none
+    """
+    try:
+        return int(text, 16 if text.lower().startswith(("0x", "-0x")) else 10)
+    except ValueError:
+        raise CommandError(f"{text!r} is not a number") from None
+
+
+def parse_address(session: Session, text: str) -> int:
+    """Return an address: hex with or without 0x, ``symbol+off``, or ``$expression``.
+
+    As in crash, a bare word of hex digits is an address unless a symbol has that name.
+
+    :raise CommandError: it is none of these
+    """
+    if text.startswith("$"):
+        return session.evaluated(text) & 0xFFFFFFFFFFFFFFFF
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    named = _SYMBOL.fullmatch(text)
+    if named:
+        try:
+            base = session.kernel.symbol(named[1])
+            shift = parse_number(named[3]) if named[3] else 0
+            return base - shift if named[2] == "-" else base + shift
+        except SymbolNotFoundError:
+            pass
+    if re.fullmatch(r"[0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    raise CommandError(
+        f"{text!r} is neither an address nor a symbol of this kernel"
+        " (ksym -q TEXT searches)"
+    )
+
+
+def parse_cpus(session: Session, text: str) -> list[int]:
+    """Return the CPUs of ``all`` or ``0,2-4``.
+
+    :raise CommandError: it is no such list, or the kernel has no such CPU
+    """
+    possible = cpus(session.kernel, "possible")
+    if text in ("a", "all"):
+        return possible
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part)
+        if not match:
+            raise CommandError(f"{text!r} is no list of CPUs (such as 0,2-4, or all)")
+        first, last = int(match[1]), int(match[2] or match[1])
+        chosen += range(first, min(last, _MAX_CPU) + 1)
+    for cpu in chosen:
+        if cpu not in possible:
+            raise CommandError(
+                f"this kernel has no CPU {cpu} (it has {possible[0]}-{possible[-1]})"
+            )
+    return chosen
+
+
+def find_tasks(session: Session, text: str) -> list[Task]:
+    """Return the tasks of a pid, a task address, a comm, or a ``/regex/`` on the comm.
+
+    :raise CommandError: there is none, or the expression is none
+    """
+    found = _match_tasks(session, text)
+    if not found:
+        raise CommandError(f"no task {text!r} (a pid, task address, comm or /regex/)")
+    return found
+
+
+def _match_tasks(session: Session, text: str) -> list[Task]:
+    kernel = session.kernel
+    if text.startswith("$"):
+        value = session.evaluated(text) & 0xFFFFFFFFFFFFFFFF
+        by_address = task_by_address(kernel, value)
+        if by_address:
+            return [by_address]
+        return [task for task in tasks(kernel) if task.pid == value]
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "/'":
+        return _match_comm(tasks(kernel), text[1:-1], is_regex=text[0] == "/")
+    if text.isdecimal():
+        pid = int(text)
+        found = [task for task in tasks(kernel) if task.pid == pid]
+        if found:
+            return found
+    if re.fullmatch(r"(0x)?[0-9a-fA-F]{9,16}", text):
+        task = task_by_address(kernel, int(text, 16))
+        return [task] if task else []
+    return _match_comm(tasks(kernel), text.removeprefix("\\"), is_regex=False)
+
+
+def _match_comm(all_tasks: list[Task], text: str, *, is_regex: bool) -> list[Task]:
+    if not is_regex:
+        # The kernel cuts names at 15 bytes, people type them whole.
+        wanted = text.strip("[]").encode()
+        return [t for t in all_tasks if t.comm == wanted or t.comm == wanted[:15]]
+    try:
+        pattern = re.compile(text.encode())
+    except re.error as error:
+        raise CommandError(f"/{text}/ is no regular expression: {error}") from None
+    return [task for task in all_tasks if pattern.search(task.comm)]
+
+
+def context_task(session: Session) -> Task:
+    """Return the task that commands work on: that of ``kset``, else the panicking one.
+
+    :raise CommandError: no CPU panicked and none was chosen
+    """
+    if session.task:
+        task = task_by_address(session.kernel, session.task)
+    else:
+        task = panic_task(session.kernel)
+    if task is None:
+        raise CommandError("no CPU panicked in this dump: say which task, or use kset")
+    return task

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happened: the panic message, registers of each CPU at the crash, taint."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import FaultError, FormatError, SymbolNotFoundError
+from gdbkdump.formats.notes import NT_PRSTATUS
+from gdbkdump.kernel.percpu import per_cpu_ptr
+from gdbkdump.kernel.printk import printk_records
+
+if TYPE_CHECKING:
+    from gdbkdump.arch.base import Registers
+    from gdbkdump.kernel.base import Kernel
+
+_NOTE_HEADER = struct.Struct("<III")
+# Lines that say why, best first: what comes after them is the consequence.
+_OOPS = (
+    b"BUG: kernel NULL pointer dereference",
+    b"BUG: unable to handle",
+    b"Unable to handle kernel",
+    b"general protection fault",
+    b"stack-protector",
+    b"double fault",
+    b"divide error",
+    b"invalid opcode",
+    b"kernel BUG at",
+    b"Oops: ",
+)
+
+
+def cpu_registers(kernel: Kernel, cpu: int) -> Registers | None:
+    """Return a CPU's registers at the crash, or None where it saved none.
+
+    From the per-CPU ``crash_notes`` (``kernel/crash_core.c``: ``crash_save_cpu()``), as
+    the order of the notes in the file is not that of the CPUs.
+
+    :raise FaultError: the note cannot be read
+    """
+    try:
+        notes = kernel.reader.u64(kernel.symbol("crash_notes"))
+    except SymbolNotFoundError:
+        return None
+    if not notes:
+        return None
+    address = per_cpu_ptr(kernel, notes, cpu)
+    name_size, desc_size, type_ = _NOTE_HEADER.unpack(kernel.reader.read(address, 12))
+    # A CPU that did not answer the NMI leaves its buffer zeroed.
+    if not name_size or type_ != NT_PRSTATUS or desc_size > 4096:
+        return None
+    start = address + 12 + ((name_size + 3) & ~3)
+    try:
+        return kernel.arch.parse_prstatus(kernel.reader.read(start, desc_size))[1]
+    except FormatError:
+        return None
+
+
+def panic_message(kernel: Kernel) -> bytes | None:
+    """Return the line of the log that says why the kernel died, or None.
+
+    The last panic line; where an oops led to it, that oops, as crash does.
+    """
+    panic = oops = None
+    for record in printk_records(kernel, []):
+        first = record.text.partition(b"\n")[0]
+        if first.startswith(b"Kernel panic - not syncing: "):
+            panic = first
+        elif oops is None and any(text in first for text in _OOPS):
+            oops = first
+    if oops and (panic is None or b"Fatal exception" in panic):
+        return oops
+    return panic
+
+
+def taint_flags(kernel: Kernel) -> str | None:
+    """Return the taint letters as in an oops (``kernel/panic.c``), ``""`` for none."""
+    try:
+        mask = kernel.reader.u64(kernel.symbol("tainted_mask"))
+        table = kernel.symbol("taint_flags")
+        size = kernel.struct("taint_flag").size
+        offset = kernel.struct("taint_flag").offset("c_true")
+        return "".join(
+            chr(kernel.reader.u8(table + bit * size + offset))
+            for bit in range(mask.bit_length())
+            if mask >> bit & 1
+        )
+    except (SymbolNotFoundError, FaultError):
+        return None

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Blocks as lines of text; nothing of the dump reaches a terminal unescaped."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from gdbkdump.render.color import paint
+from gdbkdump.render.model import (
+    Absent,
+    Address,
+    Column,
+    Line,
+    Listing,
+    Note,
+    Record,
+    Result,
+    Table,
+    Text,
+    blocks_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+# Control characters of C0 and C1, and what Unicode uses to reorder or break lines.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def escape(text: str) -> str:
+    r"""Return the text with control characters as ``\xNN``, safe for any terminal."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _CONTROL.sub(_escape_one, text)
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def decode(raw: bytes) -> str:
+    r"""Return bytes of the dump as text; what is no UTF-8 becomes ``\xNN``."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def cell(value: Any) -> str:
+    """Return how a value looks in a cell or a field."""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, Address):
+        return f"{value:016x}"
+    if isinstance(value, bytes):
+        return escape(decode(value))
+    if value is None:
+        return ""
+    return str(value)
+
+
+def lines(result: Result, *, colour: bool = False) -> Iterator[str]:
+    """Yield the lines of what a command returned, without newlines, as they come."""
+    for block in blocks_of(result):
+        if isinstance(block, Table):
+            yield from _table(block, colour)
+        elif isinstance(block, Record):
+            yield from _record(block, colour)
+        elif isinstance(block, Listing):
+            for item in block.items:
+                for line in block.to_lines(item):
+                    yield _line(line, colour)
+        elif isinstance(block, Text):
+            for line in block.lines:
+                yield _line(line, colour)
+        elif isinstance(block, Note):
+            yield _line([("note", f"note: {block.text}")], colour)
+
+
+def _line(line: Line, colour: bool) -> str:
+    if isinstance(line, str):
+        return escape(line)
+    if not colour:
+        return "".join([escape(text) for _, text in line])
+    return "".join([paint(style, escape(text)) for style, text in line])
+
+
+def _record(record: Record, colour: bool) -> Iterator[str]:
+    # As crash's sys: names right-aligned, one fact a line.
+    width = max((len(name) for name in record.fields), default=0)
+    for name, value in record.fields.items():
+        for i, part in enumerate(value if isinstance(value, list) else [value]):
+            head = f"{name if not i else '':>{width}}"
+            separator = ": " if not i else "  "
+            if isinstance(part, Absent) and part.reason:
+                part = f"{part} ({part.reason})"
+            text = cell(part)
+            yield f"{paint('heading', head) if colour else head}{separator}{text}"
+
+
+def _table(table: Table, colour: bool) -> Iterator[str]:
+    if all(column.width for column in table.columns):
+        yield from _stream(table, colour)
+    else:
+        yield from _tabulate(table, colour)
+
+
+def _stream(table: Table, colour: bool) -> Iterator[str]:
+    columns = table.columns
+    if table.header:
+        heading = _join(columns, [column.name for column in columns])
+        yield paint("heading", heading) if colour else heading
+    if colour:
+        for row in table.rows:
+            yield _join(columns, [cell(value) for value in row], colour=True)
+        return
+    # One template for the whole table: a row costs one formatting.
+    template = " ".join(
+        f"{{:{column.align}{column.width}}}" for column in columns
+    ).format
+    for row in table.rows:
+        yield template(*[cell(value) for value in row]).rstrip()
+
+
+def _join(
+    columns: Sequence[Column], cells: Iterable[str], *, colour: bool = False
+) -> str:
+    parts = []
+    for column, text in zip(columns, cells, strict=True):
+        padded = f"{text:{column.align}{column.width}}"
+        parts.append(paint(column.style, padded) if colour and column.style else padded)
+    return " ".join(parts).rstrip()
+
+
+def _tabulate(table: Table, colour: bool) -> Iterator[str]:
+    # Imported where it is needed: most commands know their widths and stream.
+    from tabulate import tabulate
+
+    align = {"<": "left", ">": "right", "^": "center"}
+    rows = [
+        [
+            paint(column.style, cell(value)) if colour and column.style else cell(value)
+            for column, value in zip(table.columns, row, strict=True)
+        ]
+        for row in table.rows
+    ]
+    names = [column.name for column in table.columns]
+    text = tabulate(
+        rows,
+        headers=names if table.header else (),
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=[align[column.align] for column in table.columns] if rows else None,
+    )
+    yield from (line.rstrip() for line in text.split("\n"))
