@@ -24,7 +24,7 @@ class Type:
     :ivar name: tag or typedef name, ``""`` if it has none
     """
 
-    name: str = ""
+    name: str
 
     @property
     def size(self) -> int:
@@ -68,6 +68,7 @@ class PointerType(Type):
     """A pointer."""
 
     resolve: Resolve
+    name: str = field(default="", init=False)
 
     @property
     def size(self) -> int:
@@ -86,6 +87,7 @@ class ArrayType(Type):
 
     resolve: Resolve
     count: int
+    name: str = field(default="", init=False)
 
     @property
     def element(self) -> Type:
@@ -145,6 +147,7 @@ class QualifiedType(Type):
 
     qualifier: str
     resolve: Resolve
+    name: str = field(default="", init=False)
 
     @property
     def size(self) -> int:
@@ -175,6 +178,7 @@ class FunctionType(Type):
 
     resolve: Resolve
     parameters: tuple[tuple[str, Resolve | None], ...]
+    name: str = field(default="", init=False)
 
     @property
     def result(self) -> Type:

@@ -185,8 +185,8 @@ def _read_log_buf(kernel: Kernel, problems: list[str]) -> Iterator[PrintkRecord]
     end = kernel.reader.u32(kernel.symbol("log_next_idx"))
     seq = kernel.reader.u64(kernel.symbol("log_first_seq"))
     last = kernel.reader.u64(kernel.symbol("log_next_seq"))
-    # Since Linux kernel commit 15ff2069cb7f ("printk: Add caller information to printk()
-    # output.") (in v5.1).
+    # Since Linux kernel commit 15ff2069cb7f ("printk: Add caller information to
+    # printk() output.") (in v5.1).
     paths = ["ts_nsec", "len", "text_len", "dict_len", "facility"]
     type_ = kernel.struct("printk_log")
     paths += [path for path in ("caller_id",) if type_.has(path)]
