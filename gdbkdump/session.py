@@ -42,6 +42,7 @@ class Session:
         the one that panicked
     :ivar problems: what is wrong with the dump, one line each
     :ivar evaluate: value of a ``$expression`` the user typed (inside gdb), or None
+    :ivar select_task: selects a task's thread (inside gdb), or None
     :ivar source_line: ``file:line`` of a text address where there is DWARF, or None
     """
 
@@ -57,6 +58,7 @@ class Session:
         self.task = 0
         self.opened_in = 0.0
         self.evaluate: Callable[[str], int] | None = None
+        self.select_task: Callable[[int], None] | None = None
         self.source_line: Callable[[int], str | None] | None = None
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1 << 31
 # state_var: the two top bits are the descriptor's state, the rest its id.
-_COMMITTED, _FINALIZED = 1, 2
+_COMMITTED, _FINALIZED, _REUSABLE = 1, 2, 3
 _CALLER_IS_CPU = 0x80000000
 
 
@@ -119,21 +119,22 @@ def _read_ringbuffer(kernel: Kernel, problems: list[str]) -> Iterator[PrintkReco
         index = id_ % ring.count
         state, begin, following = ring.descs[index]
         state &= 0xFFFFFFFFFFFFFFFF
+        is_ours = state & ring.id_mask == id_
         record = None
-        if state & ring.id_mask == id_ and state >> 62 in (_COMMITTED, _FINALIZED):
+        if is_ours and state >> 62 in (_COMMITTED, _FINALIZED):
             record = _ring_record(ring, index, begin, following)
         if record:
             yield record
-        else:
-            # Reserved when the kernel died, or its text was overwritten by newer ones.
+        elif id_ != ring.tail or not is_ours or state >> 62 != _REUSABLE:
+            # Reserved when the kernel died, or its text was overwritten by newer ones;
+            # only the descriptor at the tail may rightly hold nothing.
             skipped += 1
         if id_ == ring.head:
             break
         id_ = (id_ + 1) & ring.id_mask
     else:
         problems.append("the log ring's head is not where its tail leads")
-    # The descriptor before the first record ever is reusable: it holds nothing.
-    if skipped > (1 if ring.tail == 0 else 0):
+    if skipped:
         problems.append(
             f"{skipped} log records were unfinished or have lost their text"
         )

@@ -289,3 +289,46 @@ def task_state(kernel: Kernel, task: Task) -> str:
         return "DE"
     letter = task_state_letter(kernel, task)
     return _CRASH_STATES.get(letter, letter)
+
+
+class TaskTimes(NamedTuple):
+    """Times of a task, in nanoseconds; starts count from boot.
+
+    :param start_ns: monotonic clock
+    :param start_boottime_ns: with suspends
+    """
+
+    start_ns: int
+    start_boottime_ns: int
+    utime_ns: int
+    stime_ns: int
+
+
+def task_times(kernel: Kernel, task: Task) -> TaskTimes:
+    """Return when a task began and how long it ran (in ns since Linux 4.11)."""
+    # Since Linux kernel commit cf25e24db61c ("time: Rename tsk->real_start_time to
+    # ->start_boottime") (in v5.5).
+    boot = kernel.first_member("task_struct", "start_boottime", "real_start_time")
+    fields = kernel.fields("task_struct", ["start_time", boot, "utime", "stime"])
+    return TaskTimes(*fields.read(task.address))
+
+
+# include/uapi/linux/sched.h, which is an interface and does not change.
+_POLICIES = {
+    0: "NORMAL", 1: "FIFO", 2: "RR", 3: "BATCH", 5: "IDLE", 6: "DEADLINE", 7: "EXT",
+}  # fmt: skip
+
+
+def policy_name(kernel: Kernel, task: Task) -> str:
+    """Return the scheduling policy, without ``SCHED_``."""
+    (policy,) = kernel.fields("task_struct", ["policy"]).read(task.address)
+    return _POLICIES.get(policy, str(policy))
+
+
+def runqueue_clocks(kernel: Kernel) -> list[int]:
+    """Return ``rq->clock`` of each possible CPU, in ns."""
+    fields = kernel.fields("rq", ["clock"])
+    return [
+        fields.read(per_cpu(kernel, "runqueues", cpu))[0]
+        for cpu in cpus(kernel, "possible")
+    ]

@@ -18,6 +18,7 @@ from gdbkdump.render.model import (
     Note,
     Record,
     Result,
+    Shown,
     Table,
     Text,
     blocks_of,
@@ -80,6 +81,8 @@ def _value(value: Any) -> Any:
         return f"{value:#x}"
     if isinstance(value, bytes):
         return decode(value)
+    if isinstance(value, Shown):
+        return _value(value.data)
     if isinstance(value, dict):
         return _object(value)
     if isinstance(value, list | tuple):

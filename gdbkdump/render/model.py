@@ -42,6 +42,14 @@ class Absent:
         return "-" if self.kind is AbsentKind.NOT_APPLICABLE else "?"
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A value whose looks in text differ from its value in JSON."""
+
+    text: str
+    data: Any
+
+
 NOT_APPLICABLE = Absent(AbsentKind.NOT_APPLICABLE)
 
 # A line of text: a string, or (style, text) spans; style names are in render/color.py.

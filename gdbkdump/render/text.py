@@ -16,6 +16,7 @@ from gdbkdump.render.model import (
     Note,
     Record,
     Result,
+    Shown,
     Table,
     Text,
     blocks_of,
@@ -53,9 +54,9 @@ def cell(value: Any) -> str:
         return f"{value:016x}"
     if isinstance(value, bytes):
         return escape(decode(value))
-    if value is None:
-        return ""
-    return str(value)
+    if isinstance(value, Shown):
+        return escape(value.text)
+    return "" if value is None else str(value)
 
 
 def lines(result: Result, *, colour: bool = False) -> Iterator[str]:

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ``gdbkdump`` program: commands on the engine alone, or gdb started right.
+
+Exit codes: 0, 1 a command failed, 2 the dump cannot be opened, 3 the vmlinux is of
+another kernel build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gdbkdump import __version__
+from gdbkdump.commands import find_command
+from gdbkdump.errors import CommandError, KdumpError, MismatchError
+from gdbkdump.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gdbkdump.session import Session
+
+_EPILOG = """\
+Without -c gdb is started on the dump, with every task a thread; gdb options follow --.
+
+  gdbkdump vmcore                     open gdb; vmlinux is found by its build-id
+  gdbkdump vmcore vmlinux -- -ex bt   the same with a vmlinux, and bt as first command
+  gdbkdump vmcore -c ksys -c 'kps -m UN' -c klog --json
+  gdbkdump vmcore -c khelp            list the commands
+
+exit codes: 0 ok, 1 a command failed, 2 the dump cannot be opened, 3 vmlinux mismatch
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "gdbkdump",
+        description="Debug a Linux kernel crash dump with stock gdb, or without it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("vmcore", type=Path, help="the dump")
+    parser.add_argument("vmlinux", type=Path, nargs="?", help="debug information")
+    parser.add_argument(
+        "-c", dest="commands", action="append", metavar="CMD",
+        help="run CMD on the dump alone, without gdb (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON lines (with -c)"
+    )
+    parser.add_argument(
+        "--debug-dir", type=Path, action="append", default=[], metavar="DIR",
+        help="look for vmlinux here too (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gdb", default="gdb", metavar="GDB", help="which gdb to start"
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    gdb_options: list[str] = []
+    if "--" in words:
+        at = words.index("--")
+        words, gdb_options = words[:at], words[at + 1 :]
+    args = _parser().parse_args(words)
+    try:
+        if args.commands:
+            return _run_commands(args)
+        return _start_gdb(args, gdb_options)
+    except MismatchError as error:
+        return _fail(error, 3)
+    except KdumpError as error:
+        return _fail(error, 2)
+    except BrokenPipeError:
+        # The reader has what it wanted; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _fail(error: object, code: int) -> int:
+    sys.stderr.write(f"gdbkdump: {error}\n")
+    return code
+
+
+def _run_commands(args: argparse.Namespace) -> int:
+    # Told before the dump is opened: a misspelt command should not cost the wait.
+    parsed = []
+    for text in args.commands:
+        try:
+            name, *words = shlex.split(text)
+            parsed.append((find_command(name), words))
+        except (ValueError, CommandError) as error:
+            return _fail(error if str(error) else f"no command in {text!r}", 1)
+    session = open_session(args.vmcore, report=_Progress())
+    if args.vmlinux:
+        _check_vmlinux(session, args.vmlinux)
+    code = 0
+    for item, words in parsed:
+        try:
+            options = item.parse(words)
+            as_json = args.json or options.json
+            _write(_lines(item.run(session, options), as_json))
+        except KdumpError as error:
+            sys.stdout.flush()
+            code = _fail(error, 1)
+    sys.stdout.flush()
+    session.close()
+    return code
+
+
+def _check_vmlinux(session: Session, vmlinux: Path) -> None:
+    from gdbkdump.vmlinux import check_vmlinux
+
+    check_vmlinux(session, vmlinux)
+    session.vmlinux = vmlinux
+
+
+def _lines(result: object, as_json: bool) -> Iterator[str]:
+    if as_json:
+        from gdbkdump.render import json_text
+
+        return json_text.lines(result)  # type: ignore[arg-type]
+    from gdbkdump.render import text
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return text.lines(result, colour=colour)  # type: ignore[arg-type]
+
+
+def _write(lines: Iterator[str]) -> None:
+    write = sys.stdout.write
+    batch: list[str] = []
+    started = time.monotonic()
+    for line in lines:
+        batch.append(line)
+        # Many lines at once, but none kept back for long.
+        if len(batch) >= 512 or time.monotonic() - started > 0.2:
+            write("\n".join(batch) + "\n")
+            batch.clear()
+            started = time.monotonic()
+    if batch:
+        write("\n".join(batch) + "\n")
+
+
+class _Progress:
+    # One line on a terminal's standard error, for work of more than two seconds.
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._shown = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(what, now)
+        if not sys.stderr.isatty() or now - began < 2 or now - self._shown < 0.2:
+            return
+        self._shown = now
+        end = "\r\x1b[K" if done >= total else ""
+        sys.stderr.write(f"\r\x1b[K{what}: {done * 100 // max(1, total)}%{end}")
+        sys.stderr.flush()
+
+
+def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
+    from gdbkdump.vmlinux import find_vmlinux
+
+    session = open_session(args.vmcore, report=_Progress())
+    if args.vmlinux:
+        _check_vmlinux(session, args.vmlinux)
+    else:
+        session.vmlinux = find_vmlinux(session, args.debug_dir)
+    init = Path(__file__).resolve().parent.parent / "gdb-init.py"
+    environment = dict(os.environ, GDBKDUMP_VMCORE=str(args.vmcore.resolve()))
+    if session.vmlinux:
+        environment["GDBKDUMP_VMLINUX"] = str(session.vmlinux.resolve())
+    session.close()
+    command = [args.gdb, "-q", "-x", str(init), *gdb_options]
+    try:
+        os.execvpe(args.gdb, command, environment)
+    except OSError as error:
+        return _fail(f"cannot start {args.gdb}: {error.strerror}", 2)
