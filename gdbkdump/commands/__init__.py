@@ -81,7 +81,8 @@ class Command:
 
         :raise CommandError: they do not fit the declaration
         """
-        return self.parser().parse_args(list(argv))
+        # Options may stand between the words, as crash's users are used to.
+        return self.parser().parse_intermixed_args(list(argv))
 
     def run(self, session: Session, args: argparse.Namespace) -> Result:
         """Carry the command out; the result may be lazy and raise while it is read."""
