@@ -75,13 +75,21 @@ class PageTable(Protocol):
 
 
 class Arch(Protocol):
-    """An architecture."""
+    """An architecture.
+
+    :ivar switch_frame: struct that a task's switch leaves at its ``thread.sp``
+    :ivar switch_registers: registers by the members of that struct
+    :ivar kernel_segments: registers that are the same in all of the kernel
+    """
 
     name: str
     machine: int
     page_shift: int
     registers: tuple[str, ...]
     prstatus_size: int
+    switch_frame: str
+    switch_registers: dict[str, str]
+    kernel_segments: Registers
 
     def image_delta(
         self, info: VmcoreInfo | None, extents: Sequence[Extent]

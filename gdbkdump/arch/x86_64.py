@@ -168,6 +168,13 @@ class X86_64:
         "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss", "fs_base",
         "gs_base", "ds", "es", "fs", "gs",
     )  # fmt: skip
+    switch_frame = "inactive_task_frame"
+    switch_registers: dict[str, str] = {  # noqa: RUF012
+        **{name: name for name in ("r15", "r14", "r13", "r12", "bx", "bp")},
+        "ret_addr": "ip",
+    }
+    # __KERNEL_CS and __KERNEL_DS (arch/x86/include/asm/segment.h).
+    kernel_segments: Registers = {"cs": 0x10, "ss": 0x18}  # noqa: RUF012
     # struct elf_prstatus: pr_pid and pr_reg stand at these offsets.
     prstatus_size = 336
     _PR_PID, _PR_REG = 32, 112
