@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The vmlinux of a dump: finding it, and telling whether it is that kernel's.
+
+What the dump says of itself is read through the dump (``.notes`` and ``linux_banner``
+in the kernel image): BUILD-ID in VMCOREINFO is garbage in some stable kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import FormatError, KdumpError, MismatchError
+from gdbkdump.formats.notes import parse_notes
+from gdbkdump.kernel.utsname import linux_banner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from elftools.elf.elffile import ELFFile
+
+    from gdbkdump.kernel.base import Kernel
+
+_NT_GNU_BUILD_ID = 3
+# As in init/version-timestamp.c, without its newline.
+_BANNER = re.compile(rb"Linux version [^\0\n]{16,480}(?=\n\0)")
+_RELEASE = re.compile(rb"Linux version (\S+)")
+# No kernel has more of either; bounds a damaged header.
+_MAX_NOTES = 1 << 20
+_MAX_RODATA = 256 << 20
+_DEBUGINFOD_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one kernel build from another.
+
+    :param build_id: in hex, or None where it is not known
+    :param banners: what may be ``linux_banner``; a vmlinux holds a second one, the weak
+        one that the linker passed over (``init/version.c``)
+    """
+
+    release: str | None
+    build_id: str | None
+    banners: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        """Return release and build-id."""
+        return f"{self.release or 'unknown'} (build-id {self.build_id or 'unknown'})"
+
+
+@dataclass(frozen=True)
+class Vmlinux:
+    """A vmlinux file.
+
+    :param has_debug_info: whether it has DWARF itself
+    :param text: link address of its ``.text``
+    """
+
+    path: Path
+    identity: Identity
+    has_debug_info: bool
+    text: int
+
+
+def read_vmlinux(path: Path) -> Vmlinux:
+    """Return what a vmlinux says of itself.
+
+    :raise FormatError: it is no ELF executable
+    """
+    # Late: a session without a vmlinux needs no ELF parser.
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"\x7fELF":
+                raise FormatError(f"{path} is not a vmlinux: it is no ELF file")
+            return _read_elf(path, ELFFile(file))
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror}") from None
+    except (ELFError, ValueError, OverflowError, MemoryError):
+        raise FormatError(f"{path} is a damaged ELF file") from None
+
+
+def _read_elf(path: Path, elf: ELFFile) -> Vmlinux:
+    if elf["e_type"] == "ET_CORE":
+        raise FormatError(
+            f"{path} is not a vmlinux but a core (the dump comes after vmlinux)"
+        )
+    text = elf.get_section_by_name(".text")
+    if text is None:
+        raise FormatError(f"{path} is not a vmlinux: it has no .text section")
+    notes = b"".join(
+        _contents(elf, name, _MAX_NOTES) for name in (".notes", ".note.gnu.build-id")
+    )
+    banners = tuple(_BANNER.findall(_contents(elf, ".rodata", _MAX_RODATA)))
+    has_debug_info = any(
+        elf.get_section_by_name(name) is not None
+        for name in (".debug_info", ".zdebug_info")
+    )
+    release = _release(banners[0]) if banners else None
+    identity = Identity(release, _build_id(notes), banners)
+    return Vmlinux(path, identity, has_debug_info, text["sh_addr"])
+
+
+def _contents(elf: ELFFile, name: str, limit: int) -> bytes:
+    # A file of debug information alone has these sections without contents.
+    section = elf.get_section_by_name(name)
+    if section is None or section["sh_type"] == "SHT_NOBITS":
+        return b""
+    elf.stream.seek(section["sh_offset"])
+    data: bytes = elf.stream.read(min(section["sh_size"], limit))
+    return data
+
+
+def _release(banner: bytes) -> str | None:
+    match = _RELEASE.match(banner)
+    return match[1].decode("utf-8", "backslashreplace") if match else None
+
+
+def _build_id(notes: bytes) -> str | None:
+    for note in parse_notes(notes, []):
+        if note.name == b"GNU" and note.type == _NT_GNU_BUILD_ID and note.desc:
+            return note.desc.hex()
+    return None
+
+
+def build_id(path: Path) -> str | None:
+    """Return the build-id of a vmlinux in hex, or None where it has none.
+
+    :raise FormatError: it is no ELF executable
+    """
+    return read_vmlinux(path).identity.build_id
+
+
+def dump_identity(kernel: Kernel) -> Identity:
+    """Return which kernel build the dump is of, as the kernel image in it says."""
+    info = kernel.vmcoreinfo
+    release = info.osrelease if info else None
+    try:
+        banner = linux_banner(kernel)
+    except KdumpError:
+        return Identity(release, _dump_build_id(kernel), ())
+    return Identity(_release(banner) or release, _dump_build_id(kernel), (banner,))
+
+
+def _dump_build_id(kernel: Kernel) -> str | None:
+    try:
+        start, stop = kernel.symbol("__start_notes"), kernel.symbol("__stop_notes")
+        if start < stop <= start + _MAX_NOTES:
+            return _build_id(kernel.reader.read(start, stop - start))
+    except KdumpError:
+        pass  # no such symbols, or the page is not in the dump
+    noted = kernel.vmcoreinfo.get("BUILD-ID") if kernel.vmcoreinfo else None
+    # All zeros is what the broken kernels write most.
+    return noted if noted and noted.strip("0") and len(noted) in (32, 40) else None
+
+
+def check_vmlinux(kernel: Kernel, vmlinux: Vmlinux) -> None:
+    """Make sure that a vmlinux is of the very kernel build that is in the dump.
+
+    :raise MismatchError: it is not, or nothing in it tells
+    """
+    ours, theirs = vmlinux.identity, dump_identity(kernel)
+    has_id = bool(ours.build_id and theirs.build_id)
+    has_banner = bool(ours.banners and theirs.banners)
+    if (has_id and ours.build_id != theirs.build_id) or (
+        has_banner and not set(ours.banners) & set(theirs.banners)
+    ):
+        raise MismatchError(
+            f"{vmlinux.path} is of another kernel build: it is {ours},"
+            f" the dump is of {theirs}"
+        )
+    if not (has_id or has_banner):
+        raise MismatchError(
+            f"{vmlinux.path} has neither a build-id nor linux_banner: nothing tells"
+            " whether it belongs to the dump"
+        )
+
+
+def kaslr_offset(kernel: Kernel, vmlinux: Vmlinux) -> int:
+    """Return run-time minus link addresses of the kernel image."""
+    noted = kernel.vmcoreinfo.hex("KERNELOFFSET") if kernel.vmcoreinfo else None
+    if noted is not None:
+        return noted
+    return kernel.symbol("_text") - vmlinux.text
+
+
+def find_vmlinux(
+    kernel: Kernel,
+    *,
+    near: Iterable[Path] = (),
+    debug_dirs: Sequence[Path] = (),
+    debuginfod: bool = True,
+) -> Vmlinux | None:
+    """Return the vmlinux of a dump from the usual places, or None.
+
+    A file counts only if it is of the very build; others in these places are passed
+    over.
+
+    :param near: folders to look in first (the current one, the dump's)
+    :param debug_dirs: roots to search as /usr/lib/debug is searched, before it
+    :param debuginfod: ask the servers of DEBUGINFOD_URLS, where it is set, last
+    """
+    identity = dump_identity(kernel)
+    for path in _candidates(identity, near, debug_dirs):
+        found = _if_it_fits(kernel, path)
+        if found:
+            return found
+    if debuginfod and identity.build_id:
+        fetched = _from_debuginfod(identity.build_id)
+        return _if_it_fits(kernel, fetched) if fetched else None
+    return None
+
+
+def _if_it_fits(kernel: Kernel, path: Path) -> Vmlinux | None:
+    try:
+        if not path.is_file():
+            return None
+        found = read_vmlinux(path)
+        check_vmlinux(kernel, found)
+    except (KdumpError, OSError):
+        return None
+    return found
+
+
+def _candidates(
+    identity: Identity, near: Iterable[Path], debug_dirs: Sequence[Path]
+) -> Iterator[Path]:
+    # The release is text of the dump: it must not lead out of the folders.
+    release = identity.release or ""
+    names = ["vmlinux"]
+    if release and "/" not in release and release not in (".", ".."):
+        names = [f"vmlinux-{release}", f"vmlinux-{release}.debug", "vmlinux"]
+    for folder in near:
+        yield from (folder / name for name in names)
+    if len(names) > 1:
+        yield Path("/lib/modules", release, "build/vmlinux")
+    for root in (*debug_dirs, Path("/usr/lib/debug")):
+        if len(names) > 1:
+            yield from (root / "boot" / name for name in names[:-1])
+            yield from _in_modules(root, release)
+        if identity.build_id:
+            digits = identity.build_id
+            yield root / ".build-id" / digits[:2] / f"{digits[2:]}.debug"
+        if root in debug_dirs:
+            yield from (root / name for name in names)
+
+
+def _in_modules(root: Path, release: str) -> Iterator[Path]:
+    # Fedora's and openSUSE's packages put it there.
+    for folder in ("lib/modules", "usr/lib/modules"):
+        yield root / folder / release / "vmlinux"
+        yield root / folder / release / "vmlinux.debug"
+
+
+def _from_debuginfod(digits: str) -> Path | None:
+    program = shutil.which("debuginfod-find")
+    if program is None or not os.environ.get("DEBUGINFOD_URLS"):
+        return None
+    try:
+        done = subprocess.run(
+            [program, "debuginfo", digits],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_DEBUGINFOD_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    answer = os.fsdecode(done.stdout).rstrip("\n")
+    return Path(answer) if done.returncode == 0 and answer else None
