@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this machine needs before dumps can be made, opened and tested.
+
+Debian packages, and a virtual environment for the tools; used by run-demo, run-tests
+and .ci/run.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from build import DEBIAN_PACKAGES
+from progress import BuildError, log, step
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdbkdump"
+
+# gdb's own Python takes its packages from Debian, not from a virtual environment.
+GDB_PACKAGES = ("gdb", "python3-pyelftools", "python3-pygments", "python3-tabulate")
+TEST_PACKAGES = ("python3-venv", "python3-pip")
+
+
+def _is_installed(package: str) -> bool:
+    query = ("dpkg-query", "-W", "-f", "${Status}", package)
+    status = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    return status == "install ok installed"
+
+
+def need_packages(packages: Iterable[str]) -> None:
+    """Install what is missing of these Debian packages; says what first.
+
+    :raise BuildError: it cannot be done
+    """
+    missing = [package for package in packages if not _is_installed(package)]
+    if not missing:
+        return
+    log(f"to be installed with apt-get: {' '.join(missing)}")
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    if sudo and not shutil.which("sudo"):
+        raise BuildError(f"as root, run: apt-get install {' '.join(missing)}")
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    for command in (
+        ["apt-get", "-q", "update"],
+        ["apt-get", "-q", "install", "-y", "--no-install-recommends", *missing],
+    ):
+        with step(" ".join(command[:3])):
+            done = subprocess.run(
+                [*sudo, *command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode:
+            raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def need_all(*, tests: bool) -> None:
+    """Install what dumps and gdb need, and the tests if asked."""
+    need_packages((*DEBIAN_PACKAGES, *GDB_PACKAGES, *(TEST_PACKAGES if tests else ())))
+
+
+def _requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+
+
+def venv() -> Path:
+    """Return the python of a virtual environment with what pyproject.toml asks for."""
+    needed = _requirements()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    key = hashlib.sha256(repr((sorted(needed), version)).encode()).hexdigest()[:12]
+    directory = CACHE / "venv" / key
+    python = directory / "bin/python"
+    if not (directory / "complete").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        names = " ".join(re.split(r"[<>=~ ]", name)[0] for name in needed)
+        with step(f"install into a virtual environment: {names}"):
+            _run([sys.executable, "-m", "venv", str(directory)])
+            _run([str(python), "-m", "pip", "install", "-q", *needed])
+        (directory / "complete").touch()
+    return python
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def make_dumps(names: Iterable[str]) -> list[Path]:
+    """Return the directories of these dumps, made if need be.
+
+    :raise BuildError: one cannot be made
+    """
+    command = [sys.executable, str(ROOT / "test-kernels/build.py"), *names]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise BuildError("the dumps could not be made")
+    return [Path(line) for line in done.stdout.splitlines()]
