@@ -47,6 +47,7 @@ class _Look(NamedTuple):
     is_text: bool
     with_symbols: bool
     with_text: bool
+    space: str
 
     @property
     def line_size(self) -> int:
@@ -143,7 +144,9 @@ def _look(args: Namespace) -> _Look:
     if args.symbols and bits != 64:
         raise CommandError("krd: -s takes words of 64 bits")
     with_text = not (args.no_text or args.symbols or args.radix)
-    return _Look(bits, args.radix or "x", args.is_text, args.symbols, with_text)
+    space = "physical" if args.physical else "virtual"
+    radix = args.radix or "x"
+    return _Look(bits, radix, args.is_text, args.symbols, with_text, space)
 
 
 def _reader(session: Session, args: Namespace) -> Read:
@@ -201,11 +204,13 @@ def _text_size(read: Read, start: int) -> int:
 def _lines(read: Read, start: int, size: int, look: _Look) -> Iterator[_Line]:
     step = look.bits // 8
     held: _Line | None = None  # neighbouring gaps are told as one
+    is_empty = True
     for piece in _pieces(read, start, start + size, step):
         if piece.reason is None:
             if held:
                 yield held
                 held = None
+            is_empty = False
             yield from _cut(piece, look.line_size)
         elif held and held.reason is piece.reason:
             held = held._replace(size=held.size + piece.size)
@@ -213,7 +218,9 @@ def _lines(read: Read, start: int, size: int, look: _Look) -> Iterator[_Line]:
             if held:
                 yield held
             held = piece
-    if held:
+    if held and held.reason:
+        if is_empty:
+            raise FaultError(look.space, start, held.reason)
         yield held
 
 
