@@ -10,8 +10,8 @@ from gdbkdump.commands import argument, command
 from gdbkdump.errors import CommandError
 from gdbkdump.kernel.printk import printk_records
 from gdbkdump.kernel.timekeeping import boot_clock_offset_ns
+from gdbkdump.render.escape import decode
 from gdbkdump.render.model import Line, Listing, Note
-from gdbkdump.render.text import decode
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -12,7 +12,7 @@ from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.mm import (
     MmReader,
     arguments,
-    task_rss_caches,
+    rss_caches,
     totalram_pages,
 )
 from gdbkdump.kernel.sched import (
@@ -26,6 +26,7 @@ from gdbkdump.kernel.sched import (
     tasks,
 )
 from gdbkdump.kernel.timekeeping import clock_ns, uptime_ns
+from gdbkdump.render.escape import decode
 from gdbkdump.render.model import (
     Absent,
     Address,
@@ -36,7 +37,6 @@ from gdbkdump.render.model import (
     Shown,
     Table,
 )
-from gdbkdump.render.text import decode
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -214,7 +214,7 @@ class _Sizes:
     # %MEM, VSZ and RSS in KiB of each address space.
     def __init__(self, kernel: Kernel, unreadable: list[str]) -> None:
         self._reader = MmReader(kernel)
-        self._caches = task_rss_caches(kernel, tasks(kernel))
+        self._caches = rss_caches(tasks(kernel))
         self._total = totalram_pages(kernel)
         self._kib = kernel.page_size // 1024
         self._unreadable = unreadable

@@ -9,8 +9,8 @@ from gdbkdump.commands import argument, command
 from gdbkdump.commands.arguments import context_task, find_tasks, parse_cpus
 from gdbkdump.errors import CommandError
 from gdbkdump.kernel.sched import current_task, panic_task, running_tasks, task_state
+from gdbkdump.render.escape import decode
 from gdbkdump.render.model import Address, Record, Shown
-from gdbkdump.render.text import decode
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -20,8 +20,8 @@ from gdbkdump.kernel.sched import (
     tasks,
 )
 from gdbkdump.kernel.utsname import cpu_khz, utsname
+from gdbkdump.render.escape import decode
 from gdbkdump.render.model import Absent, Address, Note, Record, Shown
-from gdbkdump.render.text import decode
 
 if TYPE_CHECKING:
     from argparse import Namespace

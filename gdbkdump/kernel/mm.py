@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdbkdump.errors import MemberNotFoundError, SymbolNotFoundError
+from gdbkdump.errors import SymbolNotFoundError
 from gdbkdump.kernel.percpu import cpus, per_cpu_ptr
 from gdbkdump.memory.virtual import MASK64, MappedMemory
 
@@ -76,21 +76,15 @@ class MmReader:
         )
 
 
-def task_rss_caches(kernel: Kernel, tasks: list[Task]) -> dict[int, int]:
+def rss_caches(tasks: list[Task]) -> dict[int, int]:
     """Return pages that threads counted and did not yet add to their mm, by mm.
 
     Up to 64 events a thread before 6.2; without them the resident size is not exact.
     """
-    try:
-        fields = kernel.fields(
-            "task_struct", [f"rss_stat.count[{i}]" for i in _RSS_COUNTERS]
-        )
-    except MemberNotFoundError:
-        return {}
     pages: dict[int, int] = {}
     for task in tasks:
-        if task.mm:
-            pages[task.mm] = pages.get(task.mm, 0) + sum(fields.read(task.address))
+        if task.rss_cache:
+            pages[task.mm] = pages.get(task.mm, 0) + task.rss_cache
     return pages
 
 

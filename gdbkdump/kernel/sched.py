@@ -36,6 +36,10 @@ _CRASH_STATES = {
 }  # fmt: skip
 
 
+# MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES, see mm.py.
+_RSS_CACHES = tuple(f"rss_stat.count[{i}]" for i in (0, 1, 3))
+
+
 class Task(NamedTuple):
     """What every command wants to know of a task.
 
@@ -45,6 +49,8 @@ class Task(NamedTuple):
     :param mm: ``struct mm_struct *``, 0 for kernel threads and zombies
     :param parent: ``struct task_struct *``
     :param is_idle: whether it is the idle task of its CPU
+    :param rss_cache: pages it counted and did not yet add to its mm
+        (SPLIT_RSS_COUNTING, before 6.2)
     """
 
     address: int
@@ -59,6 +65,7 @@ class Task(NamedTuple):
     parent: int
     signal: int
     is_idle: bool
+    rss_cache: int
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -83,7 +90,8 @@ class _Walk:
         self.fields = kernel.fields(
             "task_struct",
             ["pid", "tgid", "comm", cpu, state, "exit_state", "flags", "mm", "stack",
-             "real_parent", "signal", "tasks.next", "thread_node.next"],
+             "real_parent", "signal", "tasks.next", "thread_node.next",
+             *(path for path in _RSS_CACHES if type_.has(path))],
         )  # fmt: skip
         self.tasks = type_.offset("tasks")
         self.thread_node = type_.offset("thread_node")
@@ -92,10 +100,10 @@ class _Walk:
     def read(self, address: int, is_idle: bool = False) -> tuple[Task, int, int]:
         """Return the task, its tasks.next and its thread_node.next."""
         (pid, tgid, comm, cpu, state, exit_state, flags, mm, stack, parent, signal,
-         next_task, next_thread) = self.fields.read(address)  # fmt: skip
+         next_task, next_thread, *rss) = self.fields.read(address)  # fmt: skip
         task = Task(
             address, pid, tgid, comm, cpu, (state | exit_state) & 0xFFFFFFFF,
-            flags, mm, stack, parent, signal, is_idle,
+            flags, mm, stack, parent, signal, is_idle, sum(rss),
         )  # fmt: skip
         return task, next_task, next_thread
 
@@ -281,6 +289,15 @@ def task_state_letter(kernel: Kernel, task: Task) -> str:
 
 def task_state(kernel: Kernel, task: Task) -> str:
     """Return crash's two letters: RU IN UN ZO ST TR DE PA ID WA NE."""
+    key = ("state", task.state)
+    found = kernel.cache.get(key)
+    if found is None:
+        found = kernel.cache[key] = _crash_state(kernel, task)
+    assert isinstance(found, str)
+    return found
+
+
+def _crash_state(kernel: Kernel, task: Task) -> str:
     if task.state == _TASK_WAKING:
         return "WA"
     if task.state == _TASK_NEW:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from gdbkdump.render.escape import decode
 from gdbkdump.render.model import (
     Absent,
     Address,
@@ -23,7 +24,6 @@ from gdbkdump.render.model import (
     Text,
     blocks_of,
 )
-from gdbkdump.render.text import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
