@@ -12,6 +12,7 @@ from gdbkdump.errors import KdumpError
 if TYPE_CHECKING:
     from gdbkdump.arch.base import Registers
     from gdbkdump.kernel.sched import Task
+    from gdbkdump.unwind.stacks import StackRange
 
 
 class UnwindError(KdumpError):
@@ -22,17 +23,17 @@ class FrameKind(enum.Enum):
     """How a frame was left, and so what its ``ip`` means."""
 
     CALL = "call"  # by a call: ip is a return address
-    EXCEPTION = "exception"  # by an interrupt or exception: ip is exact
-    CPU = "cpu"  # innermost of a task on a CPU: ip is exact
+    EXCEPTION = "exception"  # interrupted there: ip is exact
+    CPU = "cpu"  # not at all: the CPU saved its own registers there
 
 
 class Frame(NamedTuple):
     """A function that had not returned.
 
     :param sp: stack pointer once the functions it called have returned
-    :param slot: where ``ip`` was found on the stack, 0 for one of a CPU
-    :param stack: name of the stack that ``sp`` is on, ``""`` if it is on none
-    :param registers: of an EXCEPTION from its pt_regs, of a CPU from its note
+    :param slot: where the return address ``ip`` is on the stack, 0 if it is none
+    :param stack: the stack that ``sp`` is on, None if it is on none that is known
+    :param registers: what else is known of the registers, for all but CALL
     :param is_reliable: false for what a guess led to
     """
 
@@ -40,7 +41,7 @@ class Frame(NamedTuple):
     sp: int
     slot: int
     kind: FrameKind
-    stack: str
+    stack: StackRange | None
     registers: Registers | None = None
     is_reliable: bool = True
 

@@ -74,6 +74,8 @@ class Row(NamedTuple):
     signal: bool
 
 
+# A whole struct pt_regs was pushed last.
+PT_REGS_ROW = Row(RowKind.REGS, Base.SP, 0, Base.UNDEFINED, 0, True)
 # What the kernel itself assumes of a jump to NULL (null_orc_entry) and of code that was
 # generated at run time (orc_fp_entry: a frame pointer).
 NULL_ROW = Row(RowKind.CALL, Base.SP, 8, Base.UNDEFINED, 0, False)

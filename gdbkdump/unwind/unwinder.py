@@ -26,6 +26,7 @@ from gdbkdump.unwind.frame import Frame, FrameKind, Stack, StackEnd, UnwindError
 from gdbkdump.unwind.orc import (
     FRAME_POINTER_ROW,
     NULL_ROW,
+    PT_REGS_ROW,
     Base,
     Orc,
     Row,
@@ -35,6 +36,8 @@ from gdbkdump.unwind.stacks import cpu_stacks, task_stack
 from gdbkdump.unwind.trampoline import find_trampolines, real_return_address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gdbkdump.arch.base import Registers
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.kernel.sched import Task
@@ -53,6 +56,9 @@ _GENERATED_END = 0xFFFFFFFFFF000000
 _CALL = 0xE8
 # A callee saves at most six registers; %rbp is one of them or still in place.
 _MAX_PUSHES = 6
+# What they are called with is below what they leave on the stack: struct pt_regs
+# (arch/x86/entry/entry_64.S, PUSH_AND_CLEAR_REGS save_ret=1).
+_PUSHERS = ("error_entry", "xen_error_entry", "paranoid_entry")
 # With call depth tracking a call goes to the padding before its function (in v6.2).
 _MAX_PADDING = 16
 
@@ -68,6 +74,8 @@ class Unwinder:
         self.kernel = kernel
         self.problem = ""
         self._rows: dict[int, Row | None] = {}
+        self._rows_after_call: dict[int, Row | None] = {}
+        self._pushers = _find_symbols(kernel, _PUSHERS)
         self._orc = self._open_orc()
         self.trampolines = find_trampolines(kernel)
         frame = kernel.struct("inactive_task_frame")
@@ -98,8 +106,30 @@ class Unwinder:
         :raise KdumpError: the table is damaged
         """
         if pc not in self._rows:
-            self._rows[pc] = self._orc.find(pc) if self._orc else None
+            self._rows[pc] = self._find_row(pc)
         return self._rows[pc]
+
+    def row_after_call(self, ip: int) -> Row | None:
+        """Return the row for a return address, None for code generated at run time.
+
+        :raise UnwindError: the address is in no code
+        """
+        if ip not in self._rows_after_call:
+            row = PT_REGS_ROW if self._is_pushed(ip) else self.row(ip - 1)
+            if row is None and not self.may_be_generated(ip):
+                raise UnwindError(f"the return address {ip:#x} is not in kernel code")
+            self._rows_after_call[ip] = row
+        return self._rows_after_call[ip]
+
+    def _find_row(self, pc: int) -> Row | None:
+        row = self._orc.find(pc) if self._orc else None
+        return PT_REGS_ROW if row and self._is_pushed(pc) else row
+
+    def _is_pushed(self, ip: int) -> bool:
+        # objtool takes each call to leave the stack as it was, so the rows from the
+        # call of a pusher to the next instruction are wrong (seen in 6.12 as %rip in
+        # sync_regs, to which error_entry jumps).
+        return self.call_target(ip) in self._pushers
 
     def unwind(self, task: Task) -> Stack:
         """Return the frames of a task; what goes wrong is in the result."""
@@ -193,7 +223,10 @@ class _Walk:
         self._ip, self._sp, self._bp = registers["ip"], registers["sp"], registers["bp"]
         self._row = self._unwinder.row(self._ip)
         self._settle(self._sp)
-        self._push(FrameKind.CPU, 0, registers)
+        # The panicking CPU saved its own in __crash_kexec, which has no ORC; the others
+        # (and it, after an oops) those that were interrupted.
+        is_own = self._row is not None and self._row.kind is RowKind.UNDEFINED
+        self._push(FrameKind.CPU if is_own else FrameKind.EXCEPTION, 0, registers)
         self._run()
 
     def from_switch(self) -> None:
@@ -215,7 +248,7 @@ class _Walk:
             self._row = unwinder.row(self._ip)
             self._push(FrameKind.EXCEPTION, slot)
         else:
-            self._row = self._row_after_call()
+            self._row = unwinder.row_after_call(self._ip)
             self._push(FrameKind.CALL, slot)
         self._run()
 
@@ -224,7 +257,7 @@ class _Walk:
     def _settle(self, sp: int) -> None:
         # The stack of a new sp, if it is a known one; the used part in one read.
         stack = self._stack
-        if stack and stack.start <= sp <= stack.end:
+        if stack is not None and stack.start <= sp <= stack.end:
             return
         self._stack = None
         for i, stack in enumerate(self._unvisited):
@@ -304,27 +337,21 @@ class _Walk:
             self._ip = real_return_address(
                 self._unwinder.kernel, self._result.task, self._ip, slot
             )
-        self._row = self._row_after_call()
+        self._row = self._unwinder.row_after_call(self._ip)
         self._push(FrameKind.CALL, slot)
-
-    def _row_after_call(self) -> Row | None:
-        # A return address must be in code, an interrupted one may be anywhere.
-        row = self._unwinder.row(self._ip - 1)
-        if row is None and not self._unwinder.may_be_generated(self._ip):
-            raise UnwindError(f"the return address {self._ip:#x} is not in kernel code")
-        return row
 
     def _leave_exception(self, row: Row, address: int) -> bool:
         before = self._stack
         self._settle(address)
         registers = self._read_registers(row, address)
-        if registers["cs"] & 3:
-            self._result.end = StackEnd.USER
-            self._result.user_registers = registers
-            return False
         if not registers["ip"] and not registers["cs"]:
             # The empty pt_regs of a kernel thread that never was in user mode.
             self._result.end = StackEnd.BOTTOM
+            return False
+        _check_registers(registers, address)
+        if registers["cs"] & 3:
+            self._result.end = StackEnd.USER
+            self._result.user_registers = registers
             return False
         if row.kind is RowKind.REGS:
             self._registers = registers
@@ -341,9 +368,13 @@ class _Walk:
             names, layout = unwinder.pt_regs, _PT_REGS
         else:
             names, layout = unwinder.iret_frame, _IRET_FRAME
-        self._check(address, layout.size)
-        raw = self._reader.read(address, layout.size)
-        return dict(zip(names, layout.unpack(raw), strict=True))
+        at = address - self._low
+        if self._stack is None or not 0 <= at <= len(self._data) - layout.size:
+            self._check(address, layout.size)
+            values = layout.unpack(self._reader.read(address, layout.size))
+        else:
+            values = layout.unpack_from(self._data, at)
+        return dict(zip(names, values, strict=True))
 
     def _caller_bp(self, row: Row, sp: int) -> int:
         if row.bp_base is Base.PREV_SP:
@@ -369,7 +400,7 @@ class _Walk:
                 self._sp,
                 slot,
                 kind,
-                self._stack.name if self._stack else "",
+                self._stack,
                 registers,
                 self._is_reliable,
             )
@@ -425,6 +456,20 @@ class _Walk:
             if function and self._unwinder.returns_from(caller, function):
                 return bp
         raise UnwindError(f"the frame pointer of the caller at {ip:#x} is not known")
+
+
+def _find_symbols(kernel: Kernel, names: Iterable[str]) -> set[int]:
+    return {kernel.symbol(name) for name in names if kernel.has_symbol(name)}
+
+
+def _check_registers(registers: Registers, address: int) -> None:
+    # EFLAGS bit 1 is always set, segment selectors have 16 bits.
+    if (
+        not registers["flags"] & 2
+        or max(registers["cs"], registers["ss"]) > 0xFFFF
+        or registers["cs"] & 3 not in (0, 3)
+    ):
+        raise UnwindError(f"no registers of an exception are at {address:#x}")
 
 
 def unwinder(kernel: Kernel) -> Unwinder:
