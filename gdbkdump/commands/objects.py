@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdbkdump.errors import CommandError, FaultError, FaultReason
 from gdbkdump.kernel import cvalue
 from gdbkdump.kernel.typespec import Place, follow, parse_spec
-from gdbkdump.render.model import Absent, AbsentKind, Address
+from gdbkdump.render.model import Absent, AbsentKind, Address, Listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.kernel.typespec import TypeSpec
+
+    _Item = tuple[int, Mapping[str, Any], "list[Shown]"]
 
 
 class Shown(NamedTuple):
@@ -78,6 +80,54 @@ def object_data(spec: TypeSpec, shown: Shown) -> dict[str, Any]:
     value = plain(shown.values[0][1])
     data["members" if isinstance(value, dict) else "value"] = value
     return data
+
+
+def listing_of(
+    kernel: Kernel,
+    found: Iterable[tuple[int, Mapping[str, Any]]],
+    specs: Sequence[TypeSpec],
+    *,
+    is_hex: bool,
+) -> Listing:
+    """Return objects one after the other: their addresses, then what ``specs`` show.
+
+    :param found: address of each object, and what else is known of it
+    """
+
+    def items() -> Iterator[_Item]:
+        for address, extra in found:
+            yield address, extra, [_try_read(kernel, spec, address) for spec in specs]
+
+    def to_lines(item: _Item) -> Iterator[str]:
+        address, extra, shown = item
+        words = [f"{address:016x}", *(_extra_text(*each) for each in extra.items())]
+        yield "  ".join(words)
+        for spec, each in zip(specs, shown, strict=True):
+            yield from object_lines(kernel, spec, each, is_hex=is_hex)
+
+    def to_data(item: _Item) -> dict[str, Any]:
+        address, extra, shown = item
+        objects = [
+            object_data(spec, each) for spec, each in zip(specs, shown, strict=True)
+        ]
+        if len(objects) == 1:
+            return {**extra, **objects[0]}
+        data = {"address": Address(address), **extra}
+        return data | {"objects": objects} if objects else data
+
+    return Listing(items(), to_lines, to_data)
+
+
+def _extra_text(name: str, value: Any) -> str:
+    return f"{name} {int(value):x}" if isinstance(value, Address) else f"{name} {value}"
+
+
+def _try_read(kernel: Kernel, spec: TypeSpec, address: int) -> Shown:
+    # One object that cannot be read must not end a walk.
+    try:
+        return read_object(kernel, spec, address)
+    except FaultError as fault:
+        return Shown(address, [("", cvalue.Fault(fault))])
 
 
 def plain(value: Any) -> Any:

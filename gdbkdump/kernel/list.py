@@ -45,6 +45,20 @@ def for_each_llist(kernel: Kernel, head: int) -> Iterator[int]:
     return _chain(kernel, "llist", head, 0, ends_at_head=False)
 
 
+def for_each_next(kernel: Kernel, first: int, offset: int) -> Iterator[int]:
+    """Yield an object and those that its ``next`` pointer leads to, up to NULL.
+
+    The pointers are to objects, not to links within them, as in lists of old; a list
+    that comes back to its first object ends there.
+
+    :param offset: of the pointer in an object
+    """
+    yield first
+    yield from _chain(
+        kernel, "list", first, offset, ends_at_head=True, ends_at_null=True
+    )
+
+
 def _chain(
     kernel: Kernel,
     kind: str,
@@ -52,6 +66,7 @@ def _chain(
     offset: int,
     *,
     ends_at_head: bool,
+    ends_at_null: bool = False,
 ) -> Iterator[int]:
     u64 = kernel.reader.u64
     seen: set[int] = set()
@@ -64,6 +79,8 @@ def _chain(
                 f"{kind} at {head:#x} breaks after {len(seen)} nodes: {fault}"
             ) from None
         if node == head if ends_at_head else not node or node & 1:
+            return
+        if ends_at_null and not node:
             return
         if node in seen or not node or len(seen) >= MAX_NODES:
             what = "loops" if node else "ends in NULL"
