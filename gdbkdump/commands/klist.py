@@ -91,11 +91,13 @@ _KINDS = ("list", "hlist", "llist")
 def klist(session: Session, args: Namespace) -> Result:
     """Each line is the address of an object: of a link, less -o or -l.
 
-    Without -H and -h the word at ADDRESS (plus -o) is the pointer to the next object,
-    and the walk ends at NULL, at ADDRESS again, or at -e. With -h it goes once around
-    the list, ADDRESS first. Lists of kinds hlist and llist take their head (-H).
+    Without -H and -h the word at ADDRESS (plus -o) is the pointer to the next
+    object, and the walk ends at NULL, at ADDRESS again, or at -e. With -h it goes
+    once around the list, ADDRESS first. Lists of kinds hlist and llist take their
+    head (-H).
 
-    A damaged list is shown up to the damage; then the command fails and says where.
+    A damaged list is shown up to the damage; then the command fails and says
+    where.
     """
     check_radix("klist", is_hex=args.is_hex, is_decimal=args.is_decimal)
     specs = parse_specs(session.kernel, args.specs)

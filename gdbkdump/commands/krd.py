@@ -118,8 +118,9 @@ def krd(session: Session, args: Namespace) -> Result:
     """Each line begins with its address; 16 bytes follow, as words and as text.
 
     Words are little-endian as the machine's. Bytes that cannot be read are told as
-    such, with the reason, and reading goes on behind them: nothing shown is invented.
-    COUNT counts words of the chosen size; with -a alone the text runs to its NUL.
+    such, with the reason, and reading goes on behind them: nothing shown is
+    invented. COUNT counts words of the chosen size; with -a alone the text runs to
+    its NUL.
     """
     if args.physical and args.user:
         raise CommandError("krd: -p and -u exclude each other")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from argparse import SUPPRESS
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gdbkdump.commands import argument, command
@@ -46,12 +47,22 @@ class _Where(NamedTuple):
     category="symbols",
     arguments=[
         argument(
-            "what",
-            nargs="+",
-            metavar="TYPE[.MEMBER,...] [ADDRESS[:CPUS]] [COUNT]",
+            "type",
+            metavar="TYPE[.MEMBER,...]",
             completes="struct",
-            help="a struct, union, enum or typedef, then the object",
+            help="a struct, union, enum or typedef, or some of its members",
         ),
+        argument(
+            "address",
+            nargs="?",
+            metavar="ADDRESS[:CPUS]",
+            completes="symbol",
+            help="where an object is; without it the layout is shown",
+        ),
+        argument(
+            "number", nargs="?", metavar="COUNT", help="show COUNT objects in a row"
+        ),
+        argument("more", nargs="*", default=[], help=SUPPRESS),
         argument(
             "-o",
             dest="offsets",
@@ -64,9 +75,7 @@ class _Where(NamedTuple):
             metavar="OFFSET",
             help="ADDRESS is OFFSET (or STRUCT.MEMBER) bytes into the object",
         ),
-        argument(
-            "-c", dest="count", metavar="COUNT", help="show COUNT objects in a row"
-        ),
+        argument("-c", dest="count", metavar="COUNT", help="the same as COUNT"),
         argument("-x", dest="is_hex", action="store_true", help="integers in hex"),
         argument(
             "-d", dest="is_decimal", action="store_true", help="integers in decimal"
@@ -77,7 +86,7 @@ class _Where(NamedTuple):
         "kstruct -o task_struct.comm,pid",
         "kstruct task_struct.comm,pid,mm.pgd init_task",
         "kstruct -x rq.nr_running,curr runqueues:a",
-        "kstruct task_struct.pid -l task_struct.tasks init_task+0x8",
+        "kstruct struct list_head modules",
     ],
     crash="struct, union, *",
 )
@@ -85,15 +94,17 @@ def kstruct(session: Session, args: Namespace) -> Result:
     """Members are separated by commas.
 
     A path (mm.pgd, se.run_node, comm[0]) goes into structs and through pointers.
-    ADDRESS is hex, a symbol, symbol+offset or, inside gdb, a $expression. With :CPUS it
-    is a per-CPU symbol or pointer: ":2" or ":0,2-3" are those CPUs' copies, ":a" all.
-    COUNT objects follow each other in memory, a negative COUNT goes back.
+    ADDRESS is hex, a symbol, symbol+offset or, inside gdb, a $expression. With
+    :CPUS it is a per-CPU symbol or pointer: ":2" or ":0,2-3" are those CPUs'
+    copies, ":a" all. COUNT objects follow each other in memory, a negative COUNT
+    goes back.
 
     What cannot be read is shown with the reason. Integers are decimal unless -x is
     given; arrays of equal elements are shortened.
     """
     check_radix("kstruct", is_hex=args.is_hex, is_decimal=args.is_decimal)
-    words = list(args.what)
+    words = [args.type, args.address, args.number, *args.more]
+    words = [word for word in words if word is not None]
     if words[0] in _KEYWORDS and len(words) > 1:
         words[:2] = [f"{words[0]} {words[1]}"]
     spec = parse_spec(session.kernel, words[0])

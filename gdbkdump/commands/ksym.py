@@ -76,10 +76,10 @@ class _Row(NamedTuple):
 def ksym(session: Session, args: Namespace) -> Result:
     """Each line has the address, the letter that nm prints, and the name.
 
-    A name that several symbols have is shown for each of them. The letter is that of
-    the kernel's own table (kallsyms): small for static symbols, T text, D data, B bss,
-    R read-only, A absolute. The module stands in brackets; file and line follow where
-    the session has DWARF.
+    A name that several symbols have is shown for each of them. The letter is that
+    of the kernel's own table (kallsyms): small for static symbols, T text, D data,
+    B bss, R read-only, A absolute. The module stands in brackets; file and line
+    follow where the session has DWARF.
     """
     listed = _listed(session, args)
     if listed is None and not args.what:

@@ -104,10 +104,12 @@ class _Tree(NamedTuple):
 def ktree(session: Session, args: Namespace) -> Result:
     """Each line is the address of an entry, in the order of the tree.
 
-    The index follows, or the range of indexes in a maple tree; values that are stored
-    in place of pointers are shown as such. -o takes an rb_node back to its object.
+    The index follows, or the range of indexes in a maple tree; values that are
+    stored in place of pointers are shown as such. -o takes an rb_node back to its
+    object.
 
-    A damaged tree is shown up to the damage; then the command fails and says where.
+    A damaged tree is shown up to the damage; then the command fails and says
+    where.
     """
     check_radix("ktree", is_hex=args.is_hex, is_decimal=args.is_decimal)
     kernel = session.kernel

@@ -79,8 +79,8 @@ class _Answer(NamedTuple):
 def kvtop(session: Session, args: Namespace) -> Result:
     """Each level shows where its entry is in physical memory, its value and flags.
 
-    Then follow the page; what the address belongs to, where that is certain; where in
-    the dump file the bytes are, or why they are not there; and the struct page.
+    Then follow the page; what the address belongs to, where that is certain; where
+    in the dump file the bytes are, or why they are not there; and the struct page.
     Without -u, -c or -k the upper half of the address space is the kernel's.
     """
     if args.kernel and (args.user or args.task):

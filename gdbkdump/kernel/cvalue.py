@@ -91,9 +91,17 @@ class _Block:
             try:
                 self._data = self._read(address, size)
             except FaultError:
-                # Its last byte tells a damaged object from a wrong address.
-                if not kernel.reader.read_partial(address, 1):
-                    self._read(address + size - 1, 1)
+                # Of what lies at a wrong address neither end can be read.
+                if not any(
+                    self._is_there(end) for end in (address, address + size - 1)
+                ):
+                    raise
+
+    def _is_there(self, address: int) -> bool:
+        try:
+            return bool(self._read(address, 1))
+        except FaultError:
+            return False
 
     def read(self, address: int, size: int) -> bytes:
         at = address - self._start
