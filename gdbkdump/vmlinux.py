@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
 
     from gdbkdump.kernel.base import Kernel
+    from gdbkdump.session import Session
 
 _NT_GNU_BUILD_ID = 3
 # As in init/version-timestamp.c, without its newline.
@@ -162,12 +163,19 @@ def _dump_build_id(kernel: Kernel) -> str | None:
     return noted if noted and noted.strip("0") and len(noted) in (32, 40) else None
 
 
-def check_vmlinux(kernel: Kernel, vmlinux: Vmlinux) -> None:
-    """Make sure that a vmlinux is of the very kernel build that is in the dump.
+def check_vmlinux(session: Session, path: Path) -> Vmlinux:
+    """Return the vmlinux at a path if it is of the very kernel build in the dump.
 
     :raise MismatchError: it is not, or nothing in it tells
+    :raise FormatError: it is no vmlinux at all
     """
-    ours, theirs = vmlinux.identity, dump_identity(kernel)
+    vmlinux = read_vmlinux(path)
+    _compare(vmlinux, dump_identity(session.kernel))
+    return vmlinux
+
+
+def _compare(vmlinux: Vmlinux, theirs: Identity) -> None:
+    ours = vmlinux.identity
     has_id = bool(ours.build_id and theirs.build_id)
     has_banner = bool(ours.banners and theirs.banners)
     if (has_id and ours.build_id != theirs.build_id) or (
@@ -193,41 +201,36 @@ def kaslr_offset(kernel: Kernel, vmlinux: Vmlinux) -> int:
 
 
 def find_vmlinux(
-    kernel: Kernel,
-    *,
-    near: Iterable[Path] = (),
-    debug_dirs: Sequence[Path] = (),
-    debuginfod: bool = True,
-) -> Vmlinux | None:
+    session: Session, debug_dirs: Sequence[Path] = (), *, debuginfod: bool = True
+) -> Path | None:
     """Return the vmlinux of a dump from the usual places, or None.
 
-    A file counts only if it is of the very build; others in these places are passed
-    over.
+    These are the current folder, the dump's, and what distributions use. A file counts
+    only if it is of the very build; others in these places are passed over.
 
-    :param near: folders to look in first (the current one, the dump's)
     :param debug_dirs: roots to search as /usr/lib/debug is searched, before it
     :param debuginfod: ask the servers of DEBUGINFOD_URLS, where it is set, last
     """
-    identity = dump_identity(kernel)
+    identity = dump_identity(session.kernel)
+    near = (Path.cwd(), session.path.parent)
     for path in _candidates(identity, near, debug_dirs):
-        found = _if_it_fits(kernel, path)
-        if found:
-            return found
+        if _fits(path, identity):
+            return path
     if debuginfod and identity.build_id:
         fetched = _from_debuginfod(identity.build_id)
-        return _if_it_fits(kernel, fetched) if fetched else None
+        if fetched and _fits(fetched, identity):
+            return fetched
     return None
 
 
-def _if_it_fits(kernel: Kernel, path: Path) -> Vmlinux | None:
+def _fits(path: Path, identity: Identity) -> bool:
     try:
         if not path.is_file():
-            return None
-        found = read_vmlinux(path)
-        check_vmlinux(kernel, found)
+            return False
+        _compare(read_vmlinux(path), identity)
     except (KdumpError, OSError):
-        return None
-    return found
+        return False
+    return True
 
 
 def _candidates(

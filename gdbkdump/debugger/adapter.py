@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The registry's commands as gdb commands: arguments, completion, output, errors."""
+
+from __future__ import annotations
+
+import traceback
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import gdb
+
+from gdbkdump.commands import all_commands
+from gdbkdump.commands.completion import completions, last_word
+from gdbkdump.debugger import console
+from gdbkdump.errors import CommandError, KdumpError
+from gdbkdump.render import json_text, text
+from gdbkdump.render.escape import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gdbkdump.commands import Command
+    from gdbkdump.debugger.parameters import Settings
+    from gdbkdump.session import Session
+    from gdbkdump.target.threads import KernelThread
+
+# Beyond this nobody reads a list of completions; gdb itself stops at 200.
+_MAX_COMPLETIONS = 2000
+
+
+class Debugger:
+    """What all adapters share: the open dump, the settings, the selected thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begin without a dump."""
+        self.settings = settings
+        self.reason = "no dump is open"
+        self._session: Session | None = None
+        self._tasks: dict[int, int] = {}
+        self._selected = 0
+
+    def attach(self, session: Session, threads: Iterable[KernelThread]) -> None:
+        """Take an open dump."""
+        self._session = session
+        self._tasks = {thread.id: thread.task for thread in threads}
+        self._selected = _selected_id()
+        session.evaluate = evaluate
+        session.source_line = source_line
+        session.select_task = self.select_task
+
+    def session(self) -> Session:
+        """Return the open dump.
+
+        :raise CommandError: there is none
+        """
+        if self._session is None:
+            raise CommandError(self.reason)
+        return self._session
+
+    def current_session(self) -> Session:
+        """Return the open dump, its task that of the thread last selected in gdb."""
+        session = self.session()
+        selected = _selected_id()
+        if selected != self._selected:
+            self._selected = selected
+            session.task = self._tasks.get(selected, session.task)
+        return session
+
+    def select_task(self, task: int) -> None:
+        """Select the thread of a task."""
+        for thread in gdb.selected_inferior().threads():
+            if self._tasks.get(thread.ptid[1]) == task:
+                thread.switch()
+                self._selected = thread.ptid[1]
+                return
+
+    def fail(self, error: object, code: int) -> None:
+        """Say what failed; end gdb if the user wants that."""
+        console.write_error(str(error))
+        self.exit_if_strict(code)
+
+    def exit_if_strict(self, code: int) -> None:
+        """End gdb with an exit code if the user wants that."""
+        if self.settings.is_strict:
+            gdb.execute(f"quit {code}")
+
+
+def _selected_id() -> int:
+    thread = gdb.selected_thread()
+    return thread.ptid[1] if thread else 0
+
+
+def evaluate(expression: str) -> int:
+    """Return the value of an expression that the user typed.
+
+    :raise CommandError: gdb cannot evaluate it, or it is no number
+    """
+    try:
+        return int(gdb.parse_and_eval(expression))
+    except (gdb.error, gdb.GdbError, TypeError) as error:
+        raise CommandError(f"{expression}: {error}") from None
+
+
+def source_line(address: int) -> str | None:
+    """Return ``file:line`` of a text address, or None without DWARF."""
+    found = gdb.find_pc_line(address)
+    return f"{found.symtab.filename}:{found.line}" if found.symtab else None
+
+
+class _KCommand(gdb.Command):
+    # One command of the registry. gdb takes help and apropos from __doc__.
+    def __init__(self, command: Command, debugger: Debugger) -> None:
+        self.__doc__ = command.help_text()
+        self._command = command
+        self._debugger = debugger
+        super().__init__(command.name, gdb.COMMAND_DATA)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        debugger = self._debugger
+        try:
+            args = self._command.parse(gdb.string_to_argv(argument))
+            as_json = args.json or debugger.settings.is_json
+            result = self._command.run(debugger.current_session(), args)
+            if as_json:
+                console.write_lines(json_text.lines(result))
+            else:
+                colour = debugger.settings.is_coloured
+                console.write_lines(text.lines(result, colour=colour))
+        except KdumpError as error:
+            self._fail(error)
+        except gdb.error as error:
+            # gdb's own, such as unbalanced quotes.
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._debugger.settings.shows_traceback:
+            gdb.write(traceback.format_exc(), gdb.STDERR)
+        line = f"gdbkdump: {escape(str(error))}"
+        if self._debugger.settings.is_strict:
+            gdb.flush()
+            gdb.write(f"{line}\n", gdb.STDERR)
+            self._debugger.exit_if_strict(1)
+        raise gdb.GdbError(line)
+
+    def complete(self, line: str, word: str | None) -> list[str] | None:
+        # gdb asks first, without a word, where words break.
+        if word is None:
+            return None
+        try:
+            session = self._debugger.session()
+        except KdumpError:
+            return None
+        # gdb's word may begin within ours, after a "-" or ":".
+        skipped = len(last_word(line)) - len(word)
+        found = completions(self._command, session, line)
+        return [text[skipped:] for text in islice(found, _MAX_COMPLETIONS)]
+
+
+def register_commands(debugger: Debugger) -> None:
+    """Make every command of the registry a gdb command."""
+    for command in all_commands():
+        _KCommand(command, debugger)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From ``gdb vmlinux vmcore -x gdb-init.py`` to a prompt where all is in place.
+
+The dump is opened by our engine, the vmlinux proven to be of the same kernel build, its
+symbols moved to where that kernel ran, and the user's core replaced by the view core.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gdb
+
+from gdbkdump.debugger import console
+from gdbkdump.debugger.adapter import Debugger, register_commands
+from gdbkdump.debugger.banner import banner
+from gdbkdump.debugger.debuginfo import GdbDebugInfo
+from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcore
+from gdbkdump.debugger.functions import register_functions
+from gdbkdump.debugger.parameters import Settings, debug_dirs
+from gdbkdump.errors import FormatError, KdumpError, MismatchError
+from gdbkdump.kernel.sched import panic_task
+from gdbkdump.render.escape import decode, escape
+from gdbkdump.render.text import lines
+from gdbkdump.session import open_session
+from gdbkdump.target.threads import kernel_threads
+from gdbkdump.target.viewcore import kernel_ranges, write_view_core
+from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbkdump.session import Session
+    from gdbkdump.target.threads import Threads
+    from gdbkdump.vmlinux import Vmlinux
+
+# What gdb's commands take unquoted; quoting differs from version to version.
+_PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
+
+
+def boot() -> None:
+    """Open what gdb was started on; with a failure the prompt stays usable."""
+    started = time.perf_counter()
+    debugger = Debugger(Settings(command_line().is_batch))
+    register_commands(debugger)
+    register_functions(lambda: debugger.session().kernel)
+    try:
+        session = _open(debugger)
+    except MismatchError as error:
+        # What gdb has loaded must not answer for another kernel.
+        _unload()
+        _refuse(debugger, error, 3)
+    except KdumpError as error:
+        _refuse(debugger, error, 2)
+    except KeyboardInterrupt:
+        _refuse(debugger, FormatError("opening the dump was interrupted"), 2)
+    else:
+        session.opened_in = time.perf_counter() - started
+        console.write_lines(lines(banner(session)))
+
+
+def _refuse(debugger: Debugger, error: KdumpError, code: int) -> None:
+    debugger.reason = f"no dump is open: {error}"
+    debugger.fail(error, code)
+
+
+def _open(debugger: Debugger) -> Session:
+    _configure()
+    session = open_session(
+        find_vmcore(),
+        report=console.Progress(),
+        types_without_btf=lambda info: GdbDebugInfo() if gdb.objfiles() else None,
+    )
+    vmlinux = _find_vmlinux(session)
+    folder = _private_folder()
+    with _quiet():
+        threads = _load_view(session, folder)
+        if vmlinux:
+            _load_symbols(session, vmlinux, folder)
+    debugger.attach(session, threads.threads)
+    session.problems += threads.problems()
+    panicked = panic_task(session.kernel)
+    if panicked:
+        debugger.select_task(panicked.address)
+    return session
+
+
+def _configure() -> None:
+    gdb.execute("set print thread-events off")
+    major = re.match(r"\d+", gdb.VERSION.rpartition(" ")[2])
+    if major and int(major[0]) <= 14:
+        _use_index_cache(major[0])
+    if command_line().is_batch and str(gdb.parameter("debuginfod enabled")) == "ask":
+        # In batch mode gdb would answer its own question with yes.
+        gdb.execute("set debuginfod enabled off")
+
+
+def _use_index_cache(version: str) -> None:
+    # Reading a kernel's DWARF takes these 20 s without one. Versions of gdb do not read
+    # each other's, though the names of the files are the same.
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = base / "gdbkdump" / "index" / f"gdb-{version}"
+    if not _PLAIN_PATH.fullmatch(str(folder)):
+        return
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written to costs time, nothing else
+    gdb.execute(f"set index-cache directory {folder}")
+    gdb.execute("set index-cache enabled on")
+
+
+def _find_vmlinux(session: Session) -> Vmlinux | None:
+    path = find_given_vmlinux()
+    if path is None:
+        path = find_vmlinux(
+            session, debug_dirs(), debuginfod=not command_line().is_batch
+        )
+    if path is None:
+        session.problems.append(
+            "no vmlinux of this kernel found: gdb itself has neither symbols nor types"
+        )
+        return None
+    vmlinux = check_vmlinux(session, path)
+    session.vmlinux = path
+    return vmlinux
+
+
+def _private_folder() -> Path:
+    # mkdtemp() makes it 0700. gdb may read the core again at any time, so it stays.
+    base = tempfile.gettempdir()
+    if not _PLAIN_PATH.fullmatch(base):
+        base = "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="gdbkdump-", dir=base))
+
+    def remove(event: object = None) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    if hasattr(gdb.events, "gdb_exiting"):
+        gdb.events.gdb_exiting.connect(remove)
+    atexit.register(remove)
+    return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Questions of gdb ("Discard symbol table?") are answered with yes meanwhile.
+    confirm = gdb.parameter("confirm")
+    gdb.execute("set confirm off")
+    try:
+        yield
+    finally:
+        gdb.execute(f"set confirm {'on' if confirm else 'off'}")
+
+
+def _unload() -> None:
+    # Without the executable gdb has no file to take link-time values from.
+    with _quiet():
+        for command in ("core-file", "exec-file", "symbol-file"):
+            gdb.execute(command, to_string=True)
+
+
+def _load_view(session: Session, folder: Path) -> Threads:
+    kernel = session.kernel
+    threads = kernel_threads(kernel)
+    ranges = kernel_ranges(kernel, session.dump, session.problems)
+    core = folder / "view.core"
+    write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
+    gdb.execute("core-file", to_string=True)
+    gdb.execute("exec-file", to_string=True)
+    # Loaded before the symbols: gdb prints a frame, which costs less without them.
+    gdb.execute("symbol-file", to_string=True)
+    gdb.execute(f"core-file {core}", to_string=True)
+    names = {thread.id: escape(decode(thread.name)) for thread in threads.threads}
+    for thread in gdb.selected_inferior().threads():
+        thread.name = names.get(thread.ptid[1], "?")
+    return threads
+
+
+def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:
+    offset = kaslr_offset(session.kernel, vmlinux)
+    path = vmlinux.path
+    if not _PLAIN_PATH.fullmatch(str(path)):
+        path = folder / "vmlinux"
+        path.symlink_to(vmlinux.path)
+    command = f"add-symbol-file {path} -o {offset:#x}"
+    if session.kernel.symbol("__per_cpu_start") == 0:
+        # Until 6.15 per-CPU symbols of x86-64 are offsets, which do not move.
+        command += " -s .data..percpu 0"
+    try:
+        gdb.execute(command, to_string=True)
+    except gdb.error as error:
+        raise FormatError(f"gdb cannot read {vmlinux.path}: {error}") from None
+    if not vmlinux.has_debug_info and not _has_separate_debug_info():
+        session.problems.append(
+            f"{vmlinux.path} has no debug information: gdb shows no types, lines,"
+            " arguments or locals; the k-commands do not need it"
+        )
+
+
+def _has_separate_debug_info() -> bool:
+    return any(objfile.owner is not None for objfile in gdb.objfiles())

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which dump and which vmlinux gdb was started on.
+
+The program ``gdbkdump`` names them in the environment, GDBKDUMP_VMCORE and
+GDBKDUMP_VMLINUX. Otherwise gdb has opened them already, or refused to: it keeps no
+record of a core it cannot read, so its own command line is looked at last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import gdb
+
+from gdbkdump.errors import FormatError
+
+# Options of gdb (gdb/main.c) that take their argument as a word of its own.
+_WITH_ARGUMENT = frozenset(
+    ("D", "annotate", "b", "baud", "c", "cd", "command", "core", "d", "data-directory",
+     "directory", "e", "early-init-command", "early-init-eval-command", "eiex", "eix",
+     "eval-command", "ex", "exec", "i", "iex", "init-command", "init-eval-command",
+     "interpreter", "ix", "l", "p", "pid", "s", "se", "symbols", "t", "tty", "ui", "x")
+)  # fmt: skip
+_CORE_OPTIONS = ("c", "core")
+_EXEC_OPTIONS = ("e", "exec", "s", "symbols", "se")
+_CORE_FILE = re.compile(r"^Local core dump file:\n\t`(.*?)', file type", re.M | re.S)
+
+
+class CommandLine(NamedTuple):
+    """What gdb's own command line says."""
+
+    exec_file: str | None
+    core_file: str | None
+    is_batch: bool
+
+
+def parse_command_line(words: list[str]) -> CommandLine:
+    """Return what the words after ``gdb`` name, as gdb's main() reads them."""
+    plain: list[str] = []
+    exec_file = core_file = None
+    is_batch = takes_program_arguments = False
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-") or word == "-":
+            plain.append(word)
+            if takes_program_arguments:
+                break
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        takes_program_arguments |= name in ("args", "no-escape-args")
+        is_batch |= name in ("batch", "batch-silent", "return-child-result")
+        if name in _WITH_ARGUMENT and not equals:
+            value = next(rest, "")
+        if name in _CORE_OPTIONS:
+            core_file = value
+        elif name in _EXEC_OPTIONS:
+            exec_file = value
+    if plain and exec_file is None:
+        exec_file = plain.pop(0)
+    if plain and core_file is None:
+        core_file = plain[0]
+    return CommandLine(exec_file, core_file, is_batch)
+
+
+def command_line() -> CommandLine:
+    """Return what this gdb's command line says."""
+    raw = Path("/proc/self/cmdline").read_bytes()
+    words = [os.fsdecode(word) for word in raw.split(b"\0")[:-1]]
+    return parse_command_line(words[1:])
+
+
+def find_vmcore() -> Path:
+    """Return the path of the dump.
+
+    :raise FormatError: none was given
+    """
+    named = (
+        os.environ.get("GDBKDUMP_VMCORE") or _open_core() or command_line().core_file
+    )
+    if not named:
+        raise FormatError("no dump was given: gdb VMLINUX VMCORE -x gdb-init.py")
+    return Path(named).absolute()
+
+
+def _open_core() -> str | None:
+    inferior = gdb.selected_inferior()
+    # gdb.Inferior.corefile came with gdb 18.
+    corefile = getattr(inferior, "corefile", None)
+    if corefile is not None:
+        return str(corefile.filename)
+    match = _CORE_FILE.search(gdb.execute("info files", to_string=True))
+    return match[1] if match else None
+
+
+def find_given_vmlinux() -> Path | None:
+    """Return the path of the vmlinux that was given, or None."""
+    progspace = gdb.current_progspace()
+    loaded = progspace.filename if progspace else None
+    named = os.environ.get("GDBKDUMP_VMLINUX") or loaded
+    # One that gdb refused must be refused here too, not passed over.
+    named = named or command_line().exec_file
+    return Path(named).absolute() if named else None

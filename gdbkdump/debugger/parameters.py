@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``set kdump ...`` and ``show kdump ...``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gdb
+
+from gdbkdump.debugger import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Prefix(gdb.Command):
+    def __init__(self, name: str, doc: str) -> None:
+        self.__doc__ = doc
+        super().__init__(name, gdb.COMMAND_SUPPORT, prefix=True)
+
+
+class _Parameter(gdb.Parameter):
+    # A setting that is silent when set and shown in one line.
+    def __init__(
+        self, name: str, doc: str, kind: int, default: Any, choices: Sequence[str] = ()
+    ) -> None:
+        self.set_doc = f"Set {doc}"
+        self.show_doc = f"Show {doc}"
+        self.__doc__ = self.set_doc
+        arguments = (choices,) if choices else ()
+        super().__init__(f"kdump {name}", gdb.COMMAND_SUPPORT, kind, *arguments)
+        self.value = default
+
+    def get_set_string(self) -> str:
+        return ""
+
+    def get_show_string(self, value: str) -> str:
+        return value
+
+
+class Settings:
+    """What the user set."""
+
+    def __init__(self, is_batch: bool) -> None:
+        """Declare the parameters.
+
+        :param is_batch: whether gdb runs with ``-batch``
+        """
+        self._is_batch = is_batch
+        _Prefix("set kdump", "Set how gdbkdump behaves.")
+        _Prefix("show kdump", "Show how gdbkdump behaves.")
+        self._strict = _Parameter(
+            "strict", "whether a failed k-command ends gdb (auto: in batch mode).",
+            gdb.PARAM_ENUM, "auto", ["auto", "on", "off"],
+        )  # fmt: skip
+        self._format = _Parameter(
+            "format", "how k-commands print: text, or json (one object a line).",
+            gdb.PARAM_ENUM, "text", ["text", "json"],
+        )  # fmt: skip
+        self._colour = _Parameter(
+            "colour", "whether k-commands use colour (auto: as gdb's own style).",
+            gdb.PARAM_ENUM, "auto", ["auto", "on", "off"],
+        )  # fmt: skip
+        self._traceback = _Parameter(
+            "traceback", "whether a failed k-command shows a Python traceback.",
+            gdb.PARAM_BOOLEAN, False,
+        )  # fmt: skip
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a failure ends gdb."""
+        chosen = self._strict.value
+        return self._is_batch if chosen == "auto" else chosen == "on"
+
+    @property
+    def is_json(self) -> bool:
+        """Whether commands print JSON unasked."""
+        return bool(self._format.value == "json")
+
+    @property
+    def is_coloured(self) -> bool:
+        """Whether output is coloured."""
+        chosen = self._colour.value
+        return console.wants_colour() if chosen == "auto" else chosen == "on"
+
+    @property
+    def shows_traceback(self) -> bool:
+        """Whether failures show where in our code they arose."""
+        return bool(self._traceback.value)
+
+
+def debug_dirs() -> list[Path]:
+    """Return where else to look for a vmlinux: gdb's ``debug-file-directory``."""
+    folders = gdb.parameter("debug-file-directory")
+    return [Path(folder) for folder in str(folders or "").split(os.pathsep) if folder]
