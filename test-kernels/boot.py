@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run one guest in QEMU from boot through its crash to the saved dump.
+
+The guest has no network; it talks through its serial console (a file here) and two
+raw disks, one for the truth and one for the vmcore.
+"""
+
+import os
+import struct
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from progress import BuildError, log
+
+_MIB = 1 << 20
+_APPEND = "console=ttyS0 panic=1 printk.devkmsg=on sysrq_always_enabled"
+
+# What guest/init and its programs say, and how many seconds each may take from the
+# one before. Generous: an emulated CPU on a busy machine is slow, and a limit is
+# only there to end a hang.
+_STAGES = {
+    "capture kernel loaded": 300,
+    "workload ready": 900,
+    "truth written": 900,
+    "vmcore size": 1800,
+    "vmcore saved": 120,
+}
+_POWER_OFF_LIMIT = 120
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The emulated machine."""
+
+    cpu: str
+    cpus: int
+    memory_mib: int
+    crashkernel: str
+    kvm: bool
+
+
+class _Console:
+    """The console's file, watched for our own lines."""
+
+    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+        self._path = path
+        self._process = process
+
+    def _text(self) -> str:
+        return self._path.read_text(errors="replace") if self._path.exists() else ""
+
+    def fail(self, problem: str) -> BuildError:
+        """Describe a failure, with the end of the console."""
+        tail = "\n".join(f"  | {line}" for line in self._text().splitlines()[-25:])
+        return BuildError(f"{problem}; the console ends with\n{tail}")
+
+    def wait_for(self, marker: str, limit: float) -> str:
+        """Wait for one of our lines and return what follows the marker in it."""
+        deadline = time.monotonic() + limit
+        while True:
+            ended = self._process.poll() is not None
+            text = self._text()
+            _, found, rest = text.partition(f"test-kernels: {marker}")
+            if found and "\n" in rest:
+                return rest.partition("\n")[0].strip()
+            if "test-kernels: failed" in text or ended:
+                raise self.fail(f'the guest stopped before "{marker}"')
+            if time.monotonic() > deadline:
+                raise self.fail(f'no "{marker}" within {limit:.0f} s')
+            time.sleep(0.2)
+
+
+def _qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
+    accel = "kvm" if machine.kvm else "tcg,thread=multi"
+    command = [
+        *("qemu-system-x86_64", "-machine", "q35", "-accel", accel),
+        *("-cpu", "host" if machine.kvm else machine.cpu),
+        *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
+        *("-nodefaults", "-display", "none", "-nic", "none", "-no-reboot"),
+        *("-serial", f"file:{directory / 'console.log'}"),
+        *("-kernel", str(kernel / "vmlinuz"), "-initrd", str(directory / "initrd")),
+        *("-append", f"{_APPEND} crashkernel={machine.crashkernel}"),
+    ]
+    for name in ("truth", "core"):
+        image = directory / f"{name}.img"
+        command += ["-drive", f"file={image},if=none,id={name},format=raw,cache=unsafe"]
+        command += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
+    return command
+
+
+def _make_disk(path: Path, mebibytes: int) -> None:
+    """Make an empty sparse disk that only its owner may read: dumps hold secrets."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.truncate(fd, mebibytes * _MIB)
+    os.close(fd)
+
+
+def _check_vmcore(vmcore: Path) -> None:
+    """Check that the segments of the ELF file reach exactly to its end."""
+    with vmcore.open("rb") as file:
+        header = file.read(64)
+        magic, offset, count = struct.unpack_from("<4s28xQ16xH", header)
+        file.seek(offset)
+        segments = list(struct.iter_unpack("<8xQ16xQ16x", file.read(56 * count)))
+    end = max((at + size for at, size in segments), default=0)
+    if magic != b"\x7fELF" or end != vmcore.stat().st_size:
+        raise BuildError(f"{vmcore} is not a whole ELF dump")
+
+
+def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, float]:
+    """Boot, crash and save; return how many seconds each stage took.
+
+    Expects `initrd` in the directory; leaves console.log, truth.img and vmcore.
+    """
+    _make_disk(directory / "truth.img", 512)
+    _make_disk(directory / "core.img", machine.memory_mib + 64)
+    seconds = {}
+    answer = {}
+    process = subprocess.Popen(_qemu_command(machine, directory, kernel))
+    console = _Console(directory / "console.log", process)
+    try:
+        for marker, limit in _STAGES.items():
+            start = time.monotonic()
+            answer[marker] = console.wait_for(marker, limit)
+            seconds[marker] = round(time.monotonic() - start, 1)
+            log(f"  {marker} {answer[marker]}: {seconds[marker]:.0f} s")
+        process.wait(_POWER_OFF_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise console.fail("the guest did not power off") from None
+    finally:
+        process.kill()
+        process.wait()
+    vmcore = (directory / "core.img").rename(directory / "vmcore")
+    os.truncate(vmcore, int(answer["vmcore size"]))
+    _check_vmcore(vmcore)
+    return seconds

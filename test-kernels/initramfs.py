@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Build the guest's file systems: busybox, our programs, kexec, modules.
+
+They are cpio archives in the "newc" format, see the kernel's
+Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
+
+import re
+import shutil
+import stat
+from pathlib import Path
+
+from packages import run
+from progress import BuildError
+
+_GUEST = Path(__file__).resolve().parent / "guest"
+
+
+class _Cpio:
+    """An archive in memory; parent directories are added as needed."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._names: set[str] = set()
+
+    def _add(self, name: str, mode: int, data: bytes, device: int = 0) -> None:
+        self._names.add(name)
+        fields = (len(self._names), mode, 0, 0, 1, 0, len(data), 0, 0)
+        numbers = (*fields, device >> 8, device & 0xFF, len(name) + 1, 0)
+        header = b"070701" + "".join(f"{n:08x}" for n in numbers).encode()
+        for part in (header + name.encode() + b"\0", data):
+            self._parts.append(part + bytes(-len(part) % 4))
+
+    def add_directory(self, name: str) -> None:
+        """Add a directory unless it is there."""
+        if name not in (".", *self._names):
+            self.add_directory(str(Path(name).parent))
+            self._add(name, stat.S_IFDIR | 0o755, b"")
+
+    def add(self, name: str, data: bytes, mode: int = 0o644) -> None:
+        """Add a file."""
+        self.add_directory(str(Path(name).parent))
+        self._add(name, stat.S_IFREG | mode, data)
+
+    def add_device(self, name: str, major: int, minor: int) -> None:
+        """Add a character device."""
+        self.add_directory(str(Path(name).parent))
+        self._add(name, stat.S_IFCHR | 0o600, b"", major << 8 | minor)
+
+    def content(self) -> bytes:
+        """Return the finished archive."""
+        self._add("TRAILER!!!", 0, b"")
+        return b"".join(self._parts)
+
+
+def _find_program(name: str) -> Path:
+    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if not path:
+        raise BuildError(f"{name} is not installed")
+    return Path(path)
+
+
+def _libraries(program: Path) -> list[Path]:
+    """Return the libraries and the loader of a program, as ldd finds them."""
+    found = re.findall(r"(?:=> )?(/\S+) \(0x", run("ldd", program))
+    return [Path(path) for path in found]
+
+
+def compile_guest(directory: Path) -> None:
+    """Compile the guest's C programs into a directory."""
+    for source in sorted(_GUEST.glob("*.c")):
+        run(
+            *("gcc", "-O1", "-g", "-Wall", "-Wextra", "-static", "-pthread"),
+            *("-o", directory / source.stem, source),
+        )
+
+
+def _new_archive(kernel: Path, programs: list[Path]) -> _Cpio:
+    """Start an archive with what both kernels need."""
+    archive = _Cpio()
+    archive.add_device("dev/console", 5, 1)
+    archive.add("init", (_GUEST / "init").read_bytes(), 0o755)
+    archive.add("bin/busybox", _find_program("busybox").read_bytes(), 0o755)
+    for program in programs:
+        archive.add(f"bin/{program.name}", program.read_bytes(), 0o755)
+    for module in sorted((kernel / "guest-modules").iterdir()):
+        archive.add(f"modules/{module.name}", module.read_bytes())
+    return archive
+
+
+def build_initramfs(kernel: Path, binaries: Path, settings: dict[str, str]) -> bytes:
+    """Build the archive of the kernel that will crash.
+
+    :param kernel: directory made by packages.make_kernel
+    :param binaries: directory made by compile_guest
+    :param settings: shell variables for guest/init
+    """
+    capture = _new_archive(kernel, [binaries / "savecore"])
+    archive = _new_archive(kernel, [binaries / "workload", binaries / "truth"])
+    kexec = _find_program("kexec")
+    archive.add("sbin/kexec", kexec.read_bytes(), 0o755)
+    for library in _libraries(kexec):
+        archive.add(str(library).lstrip("/"), library.read_bytes(), 0o755)
+    archive.add("capture/vmlinuz", (kernel / "vmlinuz").read_bytes())
+    archive.add("capture/initrd", capture.content())
+    lines = (f"{name}='{value}'\n" for name, value in settings.items())
+    archive.add("scenario", "".join(lines).encode())
+    return archive.content()
