@@ -170,8 +170,9 @@ def _unload() -> None:
 
 def _load_view(session: Session, folder: Path) -> Threads:
     kernel = session.kernel
-    threads = kernel_threads(kernel)
+    # The ranges first: their walk spares each thread's stack one of its own.
     ranges = kernel_ranges(kernel, session.dump, session.problems)
+    threads = kernel_threads(kernel)
     core = folder / "view.core"
     write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
     gdb.execute("core-file", to_string=True)

@@ -69,7 +69,19 @@ def command_line() -> CommandLine:
     """Return what this gdb's command line says."""
     raw = Path("/proc/self/cmdline").read_bytes()
     words = [os.fsdecode(word) for word in raw.split(b"\0")[:-1]]
-    return parse_command_line(words[1:])
+    return parse_command_line(_without_program(words))
+
+
+def _without_program(words: list[str]) -> list[str]:
+    # A gdb that brings its own C library is started by name through its loader:
+    # ld-linux.so [--library-path DIR] gdb ...
+    rest = words[1:]
+    if not Path(words[0]).name.startswith("ld"):
+        return rest
+    while rest and rest[0].startswith("--"):
+        has_value = rest[0] in ("--library-path", "--argv0", "--preload", "--audit")
+        rest = rest[2 if has_value else 1 :]
+    return rest[1:]
 
 
 def find_vmcore() -> Path:

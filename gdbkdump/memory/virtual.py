@@ -16,13 +16,14 @@ from gdbkdump.errors import CorruptError, FaultError, FaultReason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gdbkdump.arch.base import PageTable
+    from gdbkdump.arch.base import Mapping, PageTable
 
     ReadPhys = Callable[[int, int], bytes]
 
 MASK64 = 0xFFFFFFFFFFFFFFFF
 # Bounds one read: nothing in a kernel that we read at once is larger.
 MAX_READ = 1 << 30
+_MAX_PAGES = 1 << 20
 _PAGE = 4096
 
 
@@ -96,7 +97,12 @@ class MappedMemory:
         if paddr is None:
             leaf = self.page_table.translate(address)
             paddr = leaf.paddr + ((address & -_PAGE) - leaf.vaddr)
-            if len(self._pages) > 1 << 20:
+            if len(self._pages) > _MAX_PAGES:
                 self._pages.clear()
             self._pages[page] = paddr
         return paddr + (address & (_PAGE - 1))
+
+    def remember(self, leaf: Mapping) -> None:
+        """Keep a leaf met on a walk: reads there then need no walk of their own."""
+        if leaf.size == _PAGE and len(self._pages) < _MAX_PAGES:
+            self._pages[leaf.vaddr >> 12] = leaf.paddr

@@ -110,6 +110,7 @@ def _mapped_ranges(kernel: Kernel, runs: _Runs, problems: list[str]) -> Iterator
                 f" {leaf.vaddr:#x} is not shown to gdb"
             )
             break
+        kernel.memory.remember(leaf)
         for start, end in _outside(leaf.vaddr, leaf.vaddr + leaf.size, skip):
             yield from runs.find(start, leaf.paddr + start - leaf.vaddr, end - start)
     if unreadable:
