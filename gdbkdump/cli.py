@@ -98,10 +98,12 @@ def _run_commands(args: argparse.Namespace) -> int:
     parsed = []
     for text in args.commands:
         try:
-            name, *words = shlex.split(text)
-            parsed.append((find_command(name), words))
+            words = shlex.split(text)
+            if not words:
+                raise CommandError(f"no command in {text!r}")
+            parsed.append((find_command(words[0]), words[1:]))
         except (ValueError, CommandError) as error:
-            return _fail(error if str(error) else f"no command in {text!r}", 1)
+            return _fail(error, 1)
     session = open_session(args.vmcore, report=_Progress())
     if args.vmlinux:
         _check_vmlinux(session, args.vmlinux)

@@ -17,7 +17,7 @@ from gdbkdump.memory import bootstrap
 from gdbkdump.memory.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from gdbkdump.arch.base import Arch
@@ -106,15 +106,53 @@ def open_session(
 def _open(
     dump: DumpFile, report: Report, types_without_btf: TypesWithoutBtf | None
 ) -> Session:
+    first: KdumpError | None = None
+    for info, remark in _vmcoreinfos(dump, report):
+        problems = [*dump.problems, *remark]
+        try:
+            kernel = _open_kernel(dump, info, problems, types_without_btf)
+        except KdumpError as error:
+            # What the dump says of itself is tried first, so its failure is the one
+            # that tells most.
+            first = first or error
+        else:
+            return Session(dump, kernel, problems, report)
+    assert first is not None
+    if dump.missing:
+        raise FormatError(f"{dump.path}: {dump.problems[-1]}, and {first}")
+    raise first
+
+
+def _vmcoreinfos(
+    dump: DumpFile, report: Report
+) -> Iterator[tuple[VmcoreInfo | None, list[str]]]:
+    # The note; if that is cut, gone or wrong the kernel's own copy in RAM; then none.
+    noted, is_whole = bootstrap.noted_vmcoreinfo(dump)
+    state = "is missing" if noted is None else "is wrong" if is_whole else "is cut"
+    if is_whole and bootstrap.is_complete(noted):
+        yield noted, []
+    found = bootstrap.scan_vmcoreinfo(dump, report)
+    if found:
+        yield found, [f"the VMCOREINFO note {state}; the kernel's own copy is used"]
+    if not is_whole and bootstrap.is_complete(noted):
+        yield noted, ["the VMCOREINFO note is cut and no copy of it is in RAM"]
+    yield None, [f"the VMCOREINFO note {state}; the kernel was found by its kallsyms"]
+
+
+def _open_kernel(
+    dump: DumpFile,
+    info: VmcoreInfo | None,
+    problems: list[str],
+    types_without_btf: TypesWithoutBtf | None,
+) -> Kernel:
     arch = find_arch(dump.machine)
-    problems = list(dump.problems)
-    info = _vmcoreinfo(dump, problems, report)
-    root = None
     if info:
         root = info.symbol("init_top_pgt") or info.symbol("swapper_pg_dir")
-    symbols = None
+        symbols = None
+    else:
+        symbols, root = _symbols_alone(dump, arch)
     if root is None:
-        symbols, root = _symbols_alone(dump, arch, problems)
+        raise FormatError("VMCOREINFO does not say where the page tables are")
     memory, image = bootstrap.open_kernel_memory(dump, arch, info, root, problems)
     symbols = symbols or _find_symbols(memory, info, image)
     types: TypeSource | None = _find_types(memory, symbols, image)
@@ -125,39 +163,18 @@ def _open(
     if types is None:
         problems.append("no BTF in the dump: commands that need types will fail")
     _check_banner(kernel)
-    return Session(dump, kernel, problems, report)
+    return kernel
 
 
-def _vmcoreinfo(
-    dump: DumpFile, problems: list[str], report: Report
-) -> VmcoreInfo | None:
-    info = bootstrap.noted_vmcoreinfo(dump)
-    if bootstrap.is_complete(info):
-        return info
-    found = bootstrap.scan_vmcoreinfo(dump, report)
-    state = "is cut" if info else "is missing"
-    if found is None:
-        problems.append(f"the VMCOREINFO note {state} and no copy of it is in RAM")
-        return info
-    problems.append(f"the VMCOREINFO note {state}; the kernel's own copy is used")
-    return found
-
-
-def _symbols_alone(
-    dump: DumpFile, arch: Arch, problems: list[str]
-) -> tuple[kallsyms.Kallsyms, int]:
+def _symbols_alone(dump: DumpFile, arch: Arch) -> tuple[kallsyms.Kallsyms, int | None]:
     # No VMCOREINFO at all: the image is where its PT_LOAD says, and kallsyms is in it.
     memory, image = bootstrap.open_image_memory(dump, arch)
     data = _read_image(memory, image)
     symbols = kallsyms.scan(Reader(memory), image[0], data, image[0])
-    if symbols:
-        found = symbols.find("init_top_pgt") or symbols.find("swapper_pg_dir")
-        if found:
-            problems.append("no VMCOREINFO: found the kernel by its own symbol table")
-            return symbols, found[0].address
-    raise FormatError(
-        f"{dump.path}: no VMCOREINFO in notes or RAM, and no symbol table in the image"
-    )
+    if symbols is None:
+        raise FormatError("no VMCOREINFO in notes or RAM, and no kallsyms in the image")
+    found = symbols.find("init_top_pgt") or symbols.find("swapper_pg_dir")
+    return symbols, found[0].address if found else None
 
 
 def _read_image(memory: MappedMemory, image: tuple[int, int]) -> bytes:

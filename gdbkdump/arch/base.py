@@ -99,7 +99,10 @@ class Arch(Protocol):
     def page_table(
         self, info: VmcoreInfo | None, read_phys: ReadPhys, root: int, sample: int
     ) -> PageTable:
-        """Return the tree at physical ``root``, which must map ``sample``."""
+        """Return the tree at physical ``root``, which must map ``sample``.
+
+        :raise FaultError: it does not
+        """
 
     def parse_prstatus(self, desc: bytes) -> tuple[int, Registers]:
         """Return pid and registers of an NT_PRSTATUS description."""

@@ -301,7 +301,7 @@ _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 
 
 def scan(reader: Reader, start: int, image: bytes, text: int) -> Kallsyms | None:
-    """Find the tables in the bytes of the kernel image (kernels before 6.0).
+    """Find the tables in the bytes of the kernel image.
 
     The token table holds the digits in a row; the base of the offsets is the address of
     the kernel's text.
@@ -311,6 +311,7 @@ def scan(reader: Reader, start: int, image: bytes, text: int) -> Kallsyms | None
     """
     for table, index in _scan_tokens(image):
         parts = _scan_old_order(start, image, text, table, index)
+        parts = parts or _scan_new_order(start, image, text, table, index)
         if parts:
             return Kallsyms(reader, parts)
     return None
@@ -347,3 +348,37 @@ def _scan_old_order(
                 )  # fmt: skip
         at = image.find(key, at + 1, table)
     return None
+
+
+def _scan_new_order(
+    start: int, image: bytes, text: int, table: int, index: int
+) -> _Parts | None:
+    # num_syms and the names come first; the markers, which end where the tokens begin,
+    # fit one number of symbols only.
+    first = max(0, table - _MAX_NAMES) & ~7
+    words = memoryview(image)[first : table & ~7].cast("Q")
+    for i in range(len(words) - 1, -1, -1):
+        count = words[i]
+        if not 1000 < count < _MAX_SYMBOLS:
+            continue
+        markers = table - _align(4 * ((count + 255) >> 8))
+        names = first + 8 * i + 8
+        if markers < names + 2 * count or not _are_markers(
+            image, markers, names, count
+        ):
+            continue
+        offsets = _align(index + 512)
+        base_at = _align(offsets + 4 * count)
+        has_base = image[base_at : base_at + 8] == struct.pack("<Q", text)
+        return _Parts(
+            count, start + names, start + table, start + index, start + offsets,
+            text if has_base else None, start + base_at + (8 if has_base else 0),
+        )  # fmt: skip
+    return None
+
+
+def _are_markers(image: bytes, markers: int, names: int, count: int) -> bool:
+    values = struct.unpack_from(f"<{(count + 255) >> 8}I", image, markers)
+    if values[0] or values[-1] >= markers - names:
+        return False
+    return all(a < b for a, b in pairwise(values))

@@ -17,11 +17,13 @@ class Note:
 
     :param name: owner, without the ending NUL (``b"CORE"``, ``b"VMCOREINFO"``)
     :param type: ``n_type``
+    :param is_cut: whether the description ends early
     """
 
     name: bytes
     type: int
     desc: bytes
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

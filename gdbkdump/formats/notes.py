@@ -40,6 +40,6 @@ def parse_notes(data: bytes, problems: list[str]) -> Iterator[Note]:
         if desc > len(data):
             return
         name = data[start : start + name_size].rstrip(b"\0")
-        yield Note(name, type_, data[desc:end])
+        yield Note(name, type_, data[desc:end], end > len(data))
         position = desc + ((desc_size + 3) & ~3)
     problems.append(f"more than {MAX_NOTES} notes: the rest is ignored")

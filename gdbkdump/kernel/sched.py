@@ -90,22 +90,22 @@ class _Walk:
         self.fields = kernel.fields(
             "task_struct",
             ["pid", "tgid", "comm", cpu, state, "exit_state", "flags", "mm", "stack",
-             "real_parent", "signal", "tasks.next", "thread_node.next",
+             "real_parent", "signal", "thread_node.next",
              *(path for path in _RSS_CACHES if type_.has(path))],
         )  # fmt: skip
         self.tasks = type_.offset("tasks")
         self.thread_node = type_.offset("thread_node")
         self.thread_head = kernel.struct("signal_struct").offset("thread_head")
 
-    def read(self, address: int, is_idle: bool = False) -> tuple[Task, int, int]:
-        """Return the task, its tasks.next and its thread_node.next."""
+    def read(self, address: int, is_idle: bool = False) -> tuple[Task, int]:
+        """Return the task and its thread_node.next."""
         (pid, tgid, comm, cpu, state, exit_state, flags, mm, stack, parent, signal,
-         next_task, next_thread, *rss) = self.fields.read(address)  # fmt: skip
+         next_thread, *rss) = self.fields.read(address)  # fmt: skip
         task = Task(
             address, pid, tgid, comm, cpu, (state | exit_state) & 0xFFFFFFFF,
             flags, mm, stack, parent, signal, is_idle, sum(rss),
         )  # fmt: skip
-        return task, next_task, next_thread
+        return task, next_thread
 
 
 def tasks(kernel: Kernel) -> list[Task]:
@@ -132,14 +132,19 @@ def task_problems(kernel: Kernel) -> list[str]:
 
 def _read_tasks(kernel: Kernel, problems: list[str]) -> list[Task]:
     walk = _Walk(kernel)
-    idle = [walk.read(address, is_idle=True)[0] for address in _idle_tasks(kernel)]
+    idle = _read_idle(kernel, walk, problems)
     threads: list[Task] = []
     seen: set[int] = set()
-    try:
-        for task in _for_each_process_thread(kernel, walk, seen, problems):
-            threads.append(task)
-    except KdumpError as error:
-        problems.append(f"the task list breaks after {len(threads)} tasks: {error}")
+    for way in ("next", "prev"):
+        try:
+            for task in _for_each_process_thread(kernel, walk, way, seen, problems):
+                threads.append(task)
+            break
+        except KdumpError as error:
+            # The other way round leads to what is behind the damage.
+            problems.append(
+                f"the task list breaks after {len(threads)} tasks ({way}): {error}"
+            )
     counted = kernel.reader.i32(kernel.symbol("nr_threads"))
     if counted != len(threads):
         problems.append(
@@ -148,16 +153,38 @@ def _read_tasks(kernel: Kernel, problems: list[str]) -> list[Task]:
     return idle + sorted(threads, key=lambda task: task.pid)
 
 
+def _read_idle(kernel: Kernel, walk: _Walk, problems: list[str]) -> list[Task]:
+    found = []
+    for cpu, _, address in _runqueues(kernel):
+        try:
+            if address:
+                found.append(walk.read(address, is_idle=True)[0])
+        except KdumpError as error:
+            problems.append(f"the idle task of CPU {cpu}: {error}")
+    lost = kernel.cache["unreadable runqueues"]
+    assert isinstance(lost, list)
+    problems += lost
+    return found
+
+
 def _for_each_process_thread(
-    kernel: Kernel, walk: _Walk, seen: set[int], problems: list[str]
+    kernel: Kernel, walk: _Walk, way: str, seen: set[int], problems: list[str]
 ) -> Iterator[Task]:
-    init = kernel.symbol("init_task")
-    _, node, _ = walk.read(init)
-    while node != init + walk.tasks:
-        leader, node, next_thread = walk.read(node - walk.tasks)
-        if leader.address in seen or len(seen) > _MAX_TASKS:
+    # One list of all processes, from init_task and back to it, either way round.
+    u64 = kernel.reader.u64
+    link = 0 if way == "next" else 8
+    head = kernel.symbol("init_task") + walk.tasks
+    node = u64(head + link)
+    while node != head:
+        leader, next_thread = walk.read(node - walk.tasks)
+        if leader.address in seen:
+            if way == "prev":
+                return
             raise CorruptError(f"task_struct.tasks loops at {leader.address:#x}")
+        if len(seen) > _MAX_TASKS:
+            raise CorruptError(f"more than {_MAX_TASKS} tasks")
         seen.add(leader.address)
+        node = u64(node + link)
         yield leader
         try:
             yield from _other_threads(kernel, walk, leader, next_thread, seen)
@@ -179,7 +206,7 @@ def _other_threads(
         address = node - walk.thread_node
         if address in seen:
             raise CorruptError(f"signal_struct.thread_head loops at {address:#x}")
-        task, _, node = walk.read(address)
+        task, node = walk.read(address)
         seen.add(address)
         yield task
 
@@ -188,17 +215,18 @@ def _runqueues(kernel: Kernel) -> Iterator[tuple[int, int, int]]:
     # CPU, current task, idle task; a CPU that never came up has neither.
     if "runqueues" not in kernel.cache:
         fields = kernel.fields("rq", ["curr", "idle"])
-        kernel.cache["runqueues"] = [
-            (cpu, *fields.read(per_cpu(kernel, "runqueues", cpu)))
-            for cpu in cpus(kernel, "possible")
-        ]
+        found, lost = [], []
+        for cpu in cpus(kernel, "possible"):
+            try:
+                row = fields.read(per_cpu(kernel, "runqueues", cpu))
+                found.append((cpu, *row))
+            except KdumpError as error:
+                lost.append(f"who ran on CPU {cpu}: {error}")
+        kernel.cache["runqueues"] = found
+        kernel.cache["unreadable runqueues"] = lost
     rows = kernel.cache["runqueues"]
     assert isinstance(rows, list)
     return iter(rows)
-
-
-def _idle_tasks(kernel: Kernel) -> list[int]:
-    return [idle for _, _, idle in _runqueues(kernel) if idle]
 
 
 def running_tasks(kernel: Kernel) -> dict[int, int]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from gdbkdump.errors import FaultError, FormatError
+from gdbkdump.errors import FaultError, FaultReason, FormatError
 from gdbkdump.formats.vmcoreinfo import MAX_SIZE, VmcoreInfo
 from gdbkdump.memory.virtual import MappedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from gdbkdump.arch.base import Arch, PageTable
+    from gdbkdump.arch.base import Arch, Mapping, PageTable, TableEntry
     from gdbkdump.formats.base import DumpFile
 
     Report = Callable[[str, int, int], None]
@@ -27,12 +27,12 @@ _CHUNK = 4 << 20
 _ESSENTIAL = ("OSRELEASE", "SYMBOL(init_uts_ns)")
 
 
-def noted_vmcoreinfo(dump: DumpFile) -> VmcoreInfo | None:
-    """Return VMCOREINFO from the dump's notes, or None."""
+def noted_vmcoreinfo(dump: DumpFile) -> tuple[VmcoreInfo | None, bool]:
+    """Return VMCOREINFO from the dump's notes, or None, and whether it is whole."""
     for note in dump.notes:
         if note.name == b"VMCOREINFO" and note.type == 0:
-            return VmcoreInfo(note.desc)
-    return None
+            return VmcoreInfo(note.desc), not note.is_cut
+    return None, False
 
 
 def is_complete(info: VmcoreInfo | None) -> bool:
@@ -118,9 +118,30 @@ def open_image_memory(
     windows = _image_windows(dump, start, end, delta)
     if not windows:
         raise FormatError("no PT_LOAD of the kernel image")
-    table = arch.page_table(None, dump.read_phys, 0, 0)
-    memory = MappedMemory(dump.read_phys, table, windows)
+    # Without the root there are no tables yet: the windows are all there is.
+    memory = MappedMemory(dump.read_phys, _NoTables(), windows)
     return memory, (windows[0][0], windows[-1][1])
+
+
+class _NoTables:
+    root = 0
+
+    def translate(self, vaddr: int) -> Mapping:
+        raise FaultError("virtual", vaddr, FaultReason.UNMAPPED)
+
+    def with_root(self, root: int) -> PageTable:
+        return self
+
+    def walk(self, vaddr: int) -> list[TableEntry]:
+        return []
+
+    def mappings(
+        self, skip: Sequence[tuple[int, int]], unreadable: list[int]
+    ) -> Iterator[Mapping]:
+        return iter(())
+
+    def flags(self, value: int) -> str:
+        return ""
 
 
 def _image_windows(

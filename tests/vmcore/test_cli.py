@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The gdbkdump program: exit codes, errors of one line, JSON, a closed pipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gdbkdump.cli import main
+
+
+@pytest.fixture
+def vmcore(dump_dir):
+    return str(dump_dir / "vmcore")
+
+
+def test_json_and_text_say_the_same(vmcore, capsys):
+    assert main([vmcore, "-c", "kps 1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert main([vmcore, "-c", "kps 1"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert row["pid"] == 1
+    assert f"{int(row['task'], 16):016x}" in line
+    assert line.endswith(row["comm"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["-c", "kno"], 1, "no command 'kno'"),
+        (["-c", ""], 1, "no command in ''"),
+        (["-c", "kps 'open"], 1, "No closing quotation"),
+        (["-c", "kps --what"], 1, "unrecognized arguments: --what"),
+        (["-c", "kps no-such-task"], 1, "no task 'no-such-task'"),
+    ],
+)
+def test_a_failed_command_is_one_line(vmcore, capsys, words, code, message):
+    assert main([vmcore, *words]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.startswith("gdbkdump: ")
+    assert err.count("\n") == 1
+
+
+def test_the_others_run_after_a_failed_one(vmcore, capsys):
+    assert main([vmcore, "-c", "kps no-such-task", "-c", "kset"]) == 1
+    out, _ = capsys.readouterr()
+    assert "COMMAND" in out
+
+
+def test_no_dump(tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "-c", "kps"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert main([str(tmp_path), "-c", "kps"]) == 2
+    assert "is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"KDUMP   ", "kdump-compressed"),
+        (b"makedumpfile\0\0\0\0", "flattened"),
+        (b"\x28\xb5\x2f\xfd", "decompress it first"),
+        (b"\x1f\x8b\x08", "decompress it first"),
+        (b"QEVM", "--memory-only"),
+        (b"PAGEDU64", "Windows"),
+        (b"hello world", "no known dump format"),
+    ],
+)
+def test_what_is_no_elf_vmcore_is_named(tmp_path, capsys, head, what):
+    path = tmp_path / "dump"
+    path.write_bytes(head.ljust(8192, b"\0"))
+    assert main([str(path), "-c", "kps"]) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_vmlinux_as_dump(dump_dir, capsys):
+    assert main([str(dump_dir / "vmlinux"), "-c", "kps"]) == 2
+    assert "is not a dump but an executable" in capsys.readouterr().err
+
+
+def test_a_vmlinux_of_another_build(vmcore, dump_dir, tmp_path, capsys):
+    others = [p for p in dump_dir.parent.glob("*/vmlinux") if p.parent != dump_dir]
+    mine = (dump_dir / "vmlinux").stat().st_ino
+    wrong = [p for p in others if p.stat().st_ino != mine]
+    if not wrong:
+        pytest.skip("one kernel alone is in the cache")
+    assert main([vmcore, str(wrong[0]), "-c", "kps"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "another kernel build" in err
+
+
+def test_a_closed_pipe_is_no_error(vmcore):
+    command = f"{sys.executable} -m gdbkdump {vmcore} -c klog | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False
+    )
+    assert done.stderr == b""
+    assert done.stdout.count(b"\n") == 1
+    assert done.returncode == 0

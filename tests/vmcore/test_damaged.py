@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Damaged copies of a real dump: what is there is opened, what is lost is said."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+
+from gdbkdump.cli import main
+from gdbkdump.errors import FormatError
+from gdbkdump.kernel.sched import task_problems, tasks
+from gdbkdump.session import open_session
+
+PHDR = struct.Struct("<IIQQQQQQ")
+
+
+@pytest.fixture(scope="module")
+def copy(dump_dir, tmp_path_factory):
+    """A sparse copy of a small dump; each test undoes what it changed."""
+    if dump_dir.name.startswith("big"):
+        pytest.skip("the small dumps are copied; a big one adds only minutes")
+    path = tmp_path_factory.mktemp("damaged") / "vmcore"
+    subprocess.run(["cp", "--sparse=always", dump_dir / "vmcore", path], check=True)
+    yield path
+    path.unlink()
+
+
+@contextmanager
+def changed(path, patches):
+    """Write (offset, bytes) into the file, and take them back."""
+    fd = os.open(path, os.O_RDWR)
+    before = [(at, os.pread(fd, len(data), at)) for at, data in patches]
+    try:
+        for at, data in patches:
+            os.pwrite(fd, data, at)
+        yield
+    finally:
+        for at, data in before:
+            os.pwrite(fd, data, at)
+        os.close(fd)
+
+
+def note_header(path):
+    """Return the program header's place, and place and size of the notes."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    (phoff,) = struct.unpack_from("<Q", head, 32)
+    (count,) = struct.unpack_from("<H", head, 56)
+    for at in range(phoff, phoff + count * PHDR.size, PHDR.size):
+        type_, _, offset, _, _, size, *_ = PHDR.unpack_from(head, at)
+        if type_ == 4:
+            return at, offset, size
+    raise AssertionError("a vmcore has notes")
+
+
+def pids(path):
+    session = open_session(path)
+    try:
+        found = sorted(task.pid for task in tasks(session.kernel))
+        return found, [*session.problems, *task_problems(session.kernel)]
+    finally:
+        session.close()
+
+
+@pytest.fixture(scope="module")
+def whole(dump_dir):
+    return pids(dump_dir / "vmcore")[0]
+
+
+def test_notes_gone(copy, whole):
+    _, offset, size = note_header(copy)
+    with changed(copy, [(offset, bytes(size))]):
+        found, problems = pids(copy)
+    assert found == whole
+    assert problems == ["the VMCOREINFO note is missing; the kernel's own copy is used"]
+
+
+@pytest.mark.parametrize("cut", [8, 300, 2000])
+def test_vmcoreinfo_cut(copy, whole, cut):
+    header, _, size = note_header(copy)
+    with changed(copy, [(header + 32, struct.pack("<Q", size - cut))]):
+        found, problems = pids(copy)
+    assert found == whole
+    assert "the VMCOREINFO note is cut; the kernel's own copy is used" in problems
+
+
+def test_vmcoreinfo_lies(copy, whole):
+    _, offset, size = note_header(copy)
+    with copy.open("rb") as file:
+        file.seek(offset)
+        notes = file.read(size)
+    at = notes.index(b"NUMBER(phys_base)=") + len(b"NUMBER(phys_base)=")
+    with changed(copy, [(offset + at, b"77")]):
+        found, problems = pids(copy)
+    assert found == whole
+    assert problems == ["the VMCOREINFO note is wrong; the kernel's own copy is used"]
+
+
+def test_no_vmcoreinfo_anywhere(copy, whole):
+    _, offset, size = note_header(copy)
+    patches = [(offset, bytes(size))]
+    with copy.open("rb") as file:
+        position, tail = 0, b""
+        while chunk := file.read(1 << 24):
+            data = tail + chunk
+            at = data.find(b"VMCOREINFO\0\0")
+            while at >= 0:
+                place = position - len(tail) + at
+                if not offset <= place < offset + size:
+                    patches.append((place, b"X" * 10))
+                at = data.find(b"VMCOREINFO\0\0", at + 1)
+            position, tail = position + len(chunk), data[-16:]
+    with changed(copy, patches):
+        found, problems = pids(copy)
+    assert found == whole
+    assert problems == [
+        "the VMCOREINFO note is missing; the kernel was found by its kallsyms"
+    ]
+
+
+def test_linux_banner_of_another_kernel(copy):
+    session = open_session(copy)
+    banner = session.kernel.symbol("linux_banner")
+    offset, _ = session.dump.file_range(session.kernel.memory.translate(banner))
+    session.close()
+    with (
+        changed(copy, [(offset, b"Minix version")]),
+        pytest.raises(FormatError, match="inconsistent: linux_banner reads b'Minix"),
+    ):
+        open_session(copy)
+
+
+def test_a_task_list_that_loops(copy, whole):
+    session = open_session(copy)
+    kernel = session.kernel
+    tasks_at = kernel.struct("task_struct").offset("tasks")
+    users = [task for task in tasks(kernel) if task.is_leader and not task.is_idle]
+    middle, early = users[len(users) // 2], users[3]
+    node = middle.address + tasks_at
+    offset, _ = session.dump.file_range(kernel.memory.translate(node))
+    session.close()
+    loop = struct.pack("<Q", early.address + tasks_at)
+    with changed(copy, [(offset, loop)]):
+        found, problems = pids(copy)
+    # The rest is reached from the other end.
+    assert found == whole
+    assert len(problems) == 1
+    assert f"loops at {early.address:#x}" in problems[0]
+
+
+def test_truncated(copy, whole, dump_dir, capsys):
+    size = copy.stat().st_size
+    for part in (0.9, 0.5, 0.2):
+        os.truncate(copy, int(size * part))
+        found, problems = pids(copy)
+        assert set(found) <= set(whole)
+        assert problems[0].startswith("the file is truncated: ")
+        if found != whole:
+            assert any("where the kernel counts" in line for line in problems)
+    for bytes_left in (0, 3, 20, 63, 64, 100, 4000):
+        os.truncate(copy, bytes_left)
+        assert main([str(copy), "-c", "kps"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("gdbkdump: ")
+        assert err.count("\n") == 1
+    subprocess.run(["cp", "--sparse=always", dump_dir / "vmcore", copy], check=True)
+
+
+def test_the_dump_is_never_written(dump_dir, session):
+    before = (dump_dir / "vmcore").stat()
+    assert main([str(dump_dir / "vmcore"), "-c", "ksys"]) == 0
+    after = (dump_dir / "vmcore").stat()
+    assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
