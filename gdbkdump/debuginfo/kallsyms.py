@@ -356,13 +356,13 @@ def _scan_new_order(
     # num_syms and the names come first; the markers, which end where the tokens begin,
     # fit one number of symbols only.
     first = max(0, table - _MAX_NAMES) & ~7
-    words = memoryview(image)[first : table & ~7].cast("Q")
+    words = memoryview(image)[first : table & ~3].cast("I")
     for i in range(len(words) - 1, -1, -1):
         count = words[i]
         if not 1000 < count < _MAX_SYMBOLS:
             continue
         markers = table - _align(4 * ((count + 255) >> 8))
-        names = first + 8 * i + 8
+        names = _align(first + 4 * i + 4)
         if markers < names + 2 * count or not _are_markers(
             image, markers, names, count
         ):
