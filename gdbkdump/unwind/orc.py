@@ -86,9 +86,9 @@ _REGISTERS = {
     0: Base.UNDEFINED, 1: Base.PREV_SP, 2: Base.DX, 3: Base.DI, 4: Base.BP, 5: Base.SP,
     6: Base.R10, 7: Base.R13, 8: Base.BP_INDIRECT, 9: Base.SP_INDIRECT,
 }  # fmt: skip
-# Those that 7.1 kept or moved and that its tables use; others are "not known".
+# Those that tables of 7.2 use.
 _REGISTERS_7_1 = {
-    0: Base.UNDEFINED, 3: Base.SP, 4: Base.BP, 6: Base.R10, 7: Base.R13,
+    0: Base.UNDEFINED, 2: Base.DX, 3: Base.SP, 4: Base.BP, 6: Base.R10, 7: Base.R13,
     8: Base.PREV_SP, 9: Base.SP_INDIRECT, 10: Base.BP_INDIRECT,
 }  # fmt: skip
 _OLD_KINDS = (RowKind.CALL, RowKind.REGS, RowKind.PARTIAL)

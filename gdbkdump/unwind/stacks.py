@@ -130,8 +130,9 @@ def _exception_stacks(kernel: Kernel, cpu: int) -> Iterator[StackRange]:
         return  # a CPU that never came up
     type_ = kernel.struct("cea_exception_stacks")
     for member in type_.members:
-        label, is_stack, _ = member.name.partition("_stack")
-        if is_stack and not label.endswith("_guard") and member.type.size:
+        label, _, rest = member.name.partition("_stack")
+        # Between them are guard pages, DF_stack_guard.
+        if not rest and label != member.name and member.type.size:
             start = base + member.offset
             name = f"{_EXCEPTION_NAMES.get(label, label)} exception stack"
             yield StackRange(start, start + member.type.size, name)

@@ -271,7 +271,7 @@ class _Walk:
     def _check(self, address: int, size: int) -> None:
         stack = self._stack
         if stack is None:
-            raise UnwindError(f"the stack pointer {self._sp:#x} is on no known stack")
+            raise UnwindError(f"{address:#x} is on no stack that this one can lead to")
         if not stack.start <= address <= stack.end - size:
             raise UnwindError(
                 f"{address:#x} is outside the stack {stack.start:#x}-{stack.end:#x}"

@@ -32,8 +32,8 @@ CHAR = IntType("char", 1, True)
 # Old numbers and new ones; see gdbkdump/unwind/orc.py.
 OLD = {"undefined": 0, "prev_sp": 1, "dx": 2, "di": 3, "bp": 4, "sp": 5, "r10": 6,
        "r13": 7, "(bp)": 8, "(sp)": 9}  # fmt: skip
-NEW = {"undefined": 0, "sp": 3, "bp": 4, "r10": 6, "r13": 7, "prev_sp": 8, "(sp)": 9,
-       "(bp)": 10}  # fmt: skip
+NEW = {"undefined": 0, "dx": 2, "sp": 3, "bp": 4, "r10": 6, "r13": 7, "prev_sp": 8,
+       "(sp)": 9, "(bp)": 10}  # fmt: skip
 
 
 def member(name, offset, type_, bits=0, shift=0):
@@ -225,7 +225,8 @@ class Machine:
         return Kernel(self.memory, info, X86_64(), None)
 
     def task(self):
-        return Task(TASK, 1, 1, b"test", 0, 0, 0, 0, STACK, 0, 0, False)
+        zero = dict.fromkeys(Task._fields, 0)
+        return Task(**{**zero, "address": TASK, "comm": b"test", "stack": STACK})
 
     def unwind(self, **changes):
         self.result = unwind_task(self.kernel(), self.task()._replace(**changes))
