@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from packages import find_program
 from progress import BuildError, log
 
 _MIB = 1 << 20
@@ -75,7 +76,8 @@ class _Console:
 def _qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
     accel = "kvm" if machine.kvm else "tcg,thread=multi"
     command = [
-        *("qemu-system-x86_64", "-machine", "q35", "-accel", accel),
+        *(str(find_program("qemu-system-x86_64")), "-machine", "q35"),
+        *("-accel", accel),
         *("-cpu", "host" if machine.kvm else machine.cpu),
         *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
         *("-nodefaults", "-display", "none", "-nic", "none", "-no-reboot"),

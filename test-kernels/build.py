@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +31,7 @@ from packages import (
     KernelSource,
     find_packages,
     make_kernel,
+    run,
 )
 from progress import BuildError, log, step
 from truth import read_truth
@@ -277,8 +278,7 @@ def _link_debug_files(work: Path, kernel: Path) -> None:
 
 
 def _qemu_version() -> str:
-    command = ("qemu-system-x86_64", "--version")
-    return subprocess.check_output(command, text=True).splitlines()[0]
+    return run("qemu-system-x86_64", "--version").splitlines()[0]
 
 
 def _fill_dump(
@@ -378,6 +378,8 @@ def main() -> int:
     scenarios = load_scenarios()
     arguments = _parse_arguments(list(scenarios))
     cache = Cache(_cache_directory())
+    # Unwind when told to stop, so that no QEMU and no half-made dump is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.list:
         _list(cache, scenarios)
         return 0

@@ -6,12 +6,10 @@ Documentation/driver-api/early-userspace/buffer-format.rst.
 """
 
 import re
-import shutil
 import stat
 from pathlib import Path
 
-from packages import run
-from progress import BuildError
+from packages import find_program, run
 
 _GUEST = Path(__file__).resolve().parent / "guest"
 
@@ -53,13 +51,6 @@ class _Cpio:
         return b"".join(self._parts)
 
 
-def _find_program(name: str) -> Path:
-    path = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if not path:
-        raise BuildError(f"{name} is not installed")
-    return Path(path)
-
-
 def _libraries(program: Path) -> list[Path]:
     """Return the libraries and the loader of a program, as ldd finds them."""
     found = re.findall(r"(?:=> )?(/\S+) \(0x", run("ldd", program))
@@ -80,7 +71,7 @@ def _new_archive(kernel: Path, programs: list[Path]) -> _Cpio:
     archive = _Cpio()
     archive.add_device("dev/console", 5, 1)
     archive.add("init", (_GUEST / "init").read_bytes(), 0o755)
-    archive.add("bin/busybox", _find_program("busybox").read_bytes(), 0o755)
+    archive.add("bin/busybox", find_program("busybox").read_bytes(), 0o755)
     for program in programs:
         archive.add(f"bin/{program.name}", program.read_bytes(), 0o755)
     for module in sorted((kernel / "guest-modules").iterdir()):
@@ -97,7 +88,7 @@ def build_initramfs(kernel: Path, binaries: Path, settings: dict[str, str]) -> b
     """
     capture = _new_archive(kernel, [binaries / "savecore"])
     archive = _new_archive(kernel, [binaries / "workload", binaries / "truth"])
-    kexec = _find_program("kexec")
+    kexec = find_program("kexec")
     archive.add("sbin/kexec", kexec.read_bytes(), 0o755)
     for library in _libraries(kexec):
         archive.add(str(library).lstrip("/"), library.read_bytes(), 0o755)

@@ -7,6 +7,7 @@ keep of each package only what booting and debugging need.
 
 import functools
 import lzma
+import os
 import platform
 import re
 import shutil
@@ -45,12 +46,20 @@ class KernelPackages:
     image: tuple[str, ...]
 
 
+def find_program(name: str) -> Path:
+    """Find a program, also among those that only root has in its PATH."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if not path:
+        raise BuildError(f"{name} is not installed")
+    return Path(path)
+
+
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     """Run a program to its end and return what it printed."""
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise BuildError(f"{command[0]} is not installed") from error
+    program = find_program(str(command[0]))
+    done = subprocess.run(
+        (program, *command[1:]), cwd=cwd, capture_output=True, text=True
+    )
     if done.returncode:
         words = " ".join(map(str, command))
         raise BuildError(f"{words}: exit {done.returncode}\n{done.stderr.strip()}")
