@@ -99,12 +99,18 @@ class Command:
             formatter.end_section()
         parts = [self.summary, formatter.format_help().strip()]
         details = inspect.cleandoc(self.function.__doc__ or "")
-        if details:
-            parts.append(details)
+        parts += [_fill(part) for part in details.split("\n\n") if part]
         parts.append("Examples:\n" + textwrap.indent("\n".join(self.examples), "  "))
         if self.crash:
             parts.append(f"In crash: {self.crash}")
         return "\n\n".join(parts) + "\n"
+
+
+def _fill(paragraph: str) -> str:
+    # What is indented is a layout of its own; source lines are longer than help lines.
+    if "\n " in paragraph or paragraph.startswith(" "):
+        return paragraph
+    return textwrap.fill(paragraph, width=79, break_on_hyphens=False)
 
 
 _REGISTRY: dict[str, Command] = {}
