@@ -8,6 +8,7 @@ another kernel build.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
 import sys
@@ -135,8 +136,13 @@ def _lines(result: object, as_json: bool) -> Iterator[str]:
         return json_text.lines(result)  # type: ignore[arg-type]
     from gdbkdump.render import text
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return text.lines(result, colour=colour)  # type: ignore[arg-type]
+    return text.lines(result, colour=_wants_colour())  # type: ignore[arg-type]
+
+
+def _wants_colour() -> bool:
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        return False
+    return importlib.util.find_spec("pygments") is not None
 
 
 def _write(lines: Iterator[str]) -> None:

@@ -26,6 +26,16 @@ class CorruptError(KdumpError):
     """A kernel structure in the dump is damaged (a list that loops, a bad magic)."""
 
 
+class MissingPackageError(KdumpError):
+    """A Python package that is needed for this is not installed."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(
+            f"the Python package {package} is missing: on Debian install"
+            f" python3-{package.lower()}, elsewhere pip install {package}"
+        )
+
+
 class FaultReason(enum.Enum):
     """Why bytes at an address cannot be had."""
 

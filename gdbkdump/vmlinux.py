@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdbkdump.errors import FormatError, KdumpError, MismatchError
+from gdbkdump.errors import (
+    FormatError,
+    KdumpError,
+    MismatchError,
+    MissingPackageError,
+)
 from gdbkdump.formats.notes import parse_notes
 from gdbkdump.kernel.utsname import linux_banner
 
@@ -75,9 +80,11 @@ def read_vmlinux(path: Path) -> Vmlinux:
     :raise FormatError: it is no ELF executable
     """
     # Late: a session without a vmlinux needs no ELF parser.
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
+    try:
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+    except ImportError:
+        raise MissingPackageError("pyelftools") from None
     try:
         with open(path, "rb") as file:
             if file.read(4) != b"\x7fELF":

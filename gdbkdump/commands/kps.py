@@ -87,7 +87,7 @@ _STATES = ("RU", "IN", "UN", "ZO", "ST", "TR", "DE", "PA", "ID", "WA", "NE")
     examples=["kps", "kps -u -G", "kps UN", "kps /kworker/", "kps -m UN", "kps -a 1"],
 )
 def kps(session: Session, args: Namespace) -> Iterator[Block]:
-    """Show a line a task; ``>`` marks those that were on a CPU.
+    """Show a line a task; ">" marks those that were on a CPU.
 
     Kernel threads stand in brackets. PPID is the parent process. RSS is exact, counters
     that threads or CPUs keep apart are added, so it may differ from what ps showed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gdbkdump.errors import MissingPackageError
 from gdbkdump.render.color import paint
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.model import (
@@ -117,7 +118,10 @@ def _join(
 
 def _tabulate(table: Table, colour: bool) -> Iterator[str]:
     # Imported where it is needed: most commands know their widths and stream.
-    from tabulate import tabulate
+    try:
+        from tabulate import tabulate
+    except ImportError:
+        raise MissingPackageError("tabulate") from None
 
     align = {"<": "left", ">": "right", "^": "center"}
     rows = [
