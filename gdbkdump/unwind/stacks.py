@@ -46,7 +46,7 @@ def task_stack_size(kernel: Kernel) -> int:
 
 def _find_task_stack_size(kernel: Kernel) -> int:
     # Since Linux kernel commit 8f69cba096b5 ("x86: Rename __{start,end}_init_task to
-    # __{start,end}_init_stack") (in v6.9); the names came with 0500871f21b2 (in v4.16).
+    # __{start,end}_init_stack") (in v6.10); the names came with 0500871f21b2 (in v4.16).
     for start, end in (
         ("__start_init_stack", "__end_init_stack"),
         ("__start_init_task", "__end_init_task"),

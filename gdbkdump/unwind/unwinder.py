@@ -4,10 +4,10 @@
 Every step stays on a stack that is known to exist and goes up on it, or goes to another
 one that was not met before; so garbage ends an unwinding instead of prolonging it.
 Nothing is guessed: where the tables do not tell the caller, the stack ends there and
-says why. Two exceptions, both marked or checkable: code generated at run time, which
-has no ORC, is taken to keep a frame pointer as the kernel's own unwinder does (frames
-behind it are not reliable), and functions without ORC (``__crash_kexec``) are left by
-the return address behind a call instruction that calls this very function.
+says why. Functions without ORC (``__crash_kexec``) are left by the return address
+behind an instruction that calls this very function. Code generated at run time is
+taken to keep a frame pointer as the kernel's own unwinder does; frames behind it, and
+behind a return address that no call can have left, are not reliable and marked so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gdbkdump.errors import (
 )
 from gdbkdump.kernel.panic import cpu_registers
 from gdbkdump.kernel.sched import running_tasks
+from gdbkdump.unwind.calls import Calls
 from gdbkdump.unwind.frame import Frame, FrameKind, Stack, StackEnd, UnwindError
 from gdbkdump.unwind.orc import (
     FRAME_POINTER_ROW,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 _MAX_FRAMES = 1024
 _U64 = struct.Struct("<Q").unpack_from
-_I32 = struct.Struct("<i").unpack_from
 # struct pt_regs is the first 21 words of struct user_regs_struct; an iret frame is the
 # last five of them.
 _PT_REGS = struct.Struct("<21Q")
@@ -53,14 +53,11 @@ _IRET_FRAME = struct.Struct("<5Q")
 _IRET_FIRST = 16
 # The last 16 MiB (modules' end): nothing there is code.
 _GENERATED_END = 0xFFFFFFFFFF000000
-_CALL = 0xE8
 # A callee saves at most six registers; %rbp is one of them or still in place.
 _MAX_PUSHES = 6
 # What they are called with is below what they leave on the stack: struct pt_regs
 # (arch/x86/entry/entry_64.S, PUSH_AND_CLEAR_REGS save_ret=1).
 _PUSHERS = ("error_entry", "xen_error_entry", "paranoid_entry")
-# With call depth tracking a call goes to the padding before its function (in v6.2).
-_MAX_PADDING = 16
 
 
 class Unwinder:
@@ -74,7 +71,8 @@ class Unwinder:
         self.kernel = kernel
         self.problem = ""
         self._rows: dict[int, Row | None] = {}
-        self._rows_after_call: dict[int, Row | None] = {}
+        self._rows_after_call: dict[int, tuple[Row | None, bool]] = {}
+        self.calls = Calls(kernel)
         self._pushers = _find_symbols(kernel, _PUSHERS)
         self._orc = self._open_orc()
         self.trampolines = find_trampolines(kernel)
@@ -109,8 +107,10 @@ class Unwinder:
             self._rows[pc] = self._find_row(pc)
         return self._rows[pc]
 
-    def row_after_call(self, ip: int) -> Row | None:
+    def row_after_call(self, ip: int) -> tuple[Row | None, bool]:
         """Return the row for a return address, None for code generated at run time.
+
+        Second comes whether it can be one: a call stands before it.
 
         :raise UnwindError: the address is in no code
         """
@@ -118,7 +118,7 @@ class Unwinder:
             row = PT_REGS_ROW if self._is_pushed(ip) else self.row(ip - 1)
             if row is None and not self.may_be_generated(ip):
                 raise UnwindError(f"the return address {ip:#x} is not in kernel code")
-            self._rows_after_call[ip] = row
+            self._rows_after_call[ip] = row, self.calls.is_behind_call(ip)
         return self._rows_after_call[ip]
 
     def _find_row(self, pc: int) -> Row | None:
@@ -129,7 +129,7 @@ class Unwinder:
         # objtool takes each call to leave the stack as it was, so the rows from the
         # call of a pusher to the next instruction are wrong (seen in 6.12 as %rip in
         # sync_regs, to which error_entry jumps).
-        return self.call_target(ip) in self._pushers
+        return self.calls.target(ip) in self._pushers
 
     def unwind(self, task: Task) -> Stack:
         """Return the frames of a task; what goes wrong is in the result."""
@@ -170,26 +170,10 @@ class Unwinder:
                 stacks.append(task_stack(self.kernel, stack.task.stack))
             _Walk(self, stack, stacks).from_registers(registers)
 
-    def call_target(self, return_address: int) -> int | None:
-        """Return what the direct call before a return address calls, or None."""
-        try:
-            code = self.kernel.reader.read(return_address - 5, 5)
-        except KdumpError:
-            return None
-        if code[0] != _CALL:
-            return None
-        offset: int = _I32(code, 1)[0]
-        return return_address + offset
-
     def function_start(self, pc: int) -> int | None:
         """Return the address of the function around ``pc``, or None."""
         symbol = self.kernel.debuginfo.symbol_at(pc)
         return symbol.address if symbol else None
-
-    def returns_from(self, return_address: int, function: int) -> bool:
-        """Tell whether what stands before the address is a call of the function."""
-        target = self.call_target(return_address)
-        return target is not None and function - _MAX_PADDING <= target <= function
 
     def may_be_generated(self, address: int) -> bool:
         """Tell whether BPF, ftrace or kprobes may have put code there."""
@@ -248,8 +232,7 @@ class _Walk:
             self._row = unwinder.row(self._ip)
             self._push(FrameKind.EXCEPTION, slot)
         else:
-            self._row = unwinder.row_after_call(self._ip)
-            self._push(FrameKind.CALL, slot)
+            self._push_caller(slot)
         self._run()
 
     # The stacks
@@ -337,8 +320,7 @@ class _Walk:
             self._ip = real_return_address(
                 self._unwinder.kernel, self._result.task, self._ip, slot
             )
-        self._row = self._unwinder.row_after_call(self._ip)
-        self._push(FrameKind.CALL, slot)
+        self._push_caller(slot)
 
     def _leave_exception(self, row: Row, address: int) -> bool:
         before = self._stack
@@ -406,6 +388,12 @@ class _Walk:
             )
         )
 
+    def _push_caller(self, slot: int) -> None:
+        self._row, is_behind_call = self._unwinder.row_after_call(self._ip)
+        if not is_behind_call:
+            self._is_reliable = False
+        self._push(FrameKind.CALL, slot)
+
     # Where ORC does not say
 
     def _row_of_no_orc(self) -> Row:
@@ -427,7 +415,7 @@ class _Walk:
         for slot in range(self._sp, self._stack.end - 7, 8):
             ip = self._word(slot)
             row = self._unwinder.row(ip - 1) if ip else None
-            if row and symbol and self._unwinder.returns_from(ip, symbol.address):
+            if row and symbol and self._unwinder.calls.is_of(ip, symbol.address):
                 self._bp = self._bp_behind(slot, ip, row)
                 self._ip, self._sp, self._row = ip, slot + 8, row
                 self._registers = None
@@ -453,7 +441,7 @@ class _Walk:
                 caller = self._word(sp - 8)
             except KdumpError:
                 continue
-            if function and self._unwinder.returns_from(caller, function):
+            if function and self._unwinder.calls.is_of(caller, function):
                 return bp
         raise UnwindError(f"the frame pointer of the caller at {ip:#x} is not known")
 

@@ -239,3 +239,45 @@ def test_frames_are_those_of_drgn(stacks, session, dump_dir, names):
         for ours, frame in zip(names(stack), theirs, strict=True):
             name = program.symbol(frame.pc - (not frame.interrupted)).name
             assert ours == name or (ours, name) in OTHER_NAMES
+
+
+def test_source_lines_where_there_is_a_debugger(run, run_text, session, monkeypatch):
+    monkeypatch.setattr(session, "source_line", lambda pc: f"file.c:{pc & 0xFF}")
+    (shown,) = run("kbt", "-l")
+    for frame in shown["frames"]:
+        pc = int(frame["ip"], 16) - (frame["kind"] == "call")
+        assert frame["line"] == f"file.c:{pc & 0xFF}"
+    lines = run_text("kbt", "-l")
+    assert lines[2] == f"    {shown['frames'][0]['line']}"
+
+
+def test_from_the_nmi_handler_to_what_it_interrupted(session, stacks, monkeypatch):
+    # The notes have the registers that the NMI interrupted, but the handler's frames
+    # are still on the NMI stack: from there the unwinder must find the same registers.
+    from gdbkdump.kernel.panic import cpu_registers
+    from gdbkdump.unwind import unwinder
+    from gdbkdump.unwind.stacks import cpu_stacks
+
+    crossed = 0
+    kernel = session.kernel
+    for stack in stacks:
+        if stack.cpu is None or not stack.frames or stack.frames[0].kind.value == "cpu":
+            continue
+        nmi = next(s for s in cpu_stacks(kernel, stack.cpu) if s.name.startswith("NMI"))
+        words = kernel.reader.array(nmi.start, "Q", (nmi.end - nmi.start) // 8)
+        function = kernel.symbol("default_do_nmi")
+        target = unwinder.unwinder(kernel)
+        at = next(i for i, w in enumerate(words) if target.calls.is_of(w, function))
+        inside = {"ip": words[at], "sp": nmi.start + 8 * at + 8, "bp": 0, "cs": 0x10}
+        noted = cpu_registers(kernel, stack.cpu)
+        monkeypatch.setattr(unwinder, "cpu_registers", lambda kernel, cpu, r=inside: r)
+        longer = target.unwind(stack.task)
+        assert longer.frames[0].stack == nmi
+        # The next exception after it: an interrupt may have come before the NMI.
+        middle = next(f for f in longer.frames[1:] if f.kind.value == "exception")
+        assert {k: noted[k] for k in middle.registers} == middle.registers
+        behind = longer.frames[longer.frames.index(middle) :]
+        assert [f.ip for f in behind] == [f.ip for f in stack.frames]
+        assert longer.user_registers == stack.user_registers
+        crossed += 1
+    assert crossed

@@ -156,7 +156,8 @@ class Machine:
     def __init__(self, version=VERSIONS[3]):
         self.version = version
         self.memory = Memory()
-        self.memory.add(TEXT, b"\x90" * (TEXT_END - TEXT))
+        # Every place is one that a call may return to.
+        self.memory.add(TEXT, b"\xe8" * (TEXT_END - TEXT))
         self.memory.add(STACK, bytes(STACK_SIZE))
         self.memory.add(TASK, bytes(4096))
         for stack in (NMI_STACK, IRQ_STACK):

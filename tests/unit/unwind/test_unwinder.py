@@ -14,6 +14,7 @@ from handmade import (
     STACK,
     STACK_SIZE,
     TASK,
+    TEXT,
     VERSIONS,
     Machine,
     words,
@@ -346,10 +347,20 @@ def test_generated_code_is_a_guess_and_says_so(machine):
     helper = machine.function("bpf_helper", "call", "sp", 8)
     end = machine.function("run", "end")
     bp = TOP - 16
+    machine.memory.add(GENERATED, b"\xff\xd0" * 64)
     machine.sleep(helper + 1, GENERATED + 0x20, 0, 0x5555, end + 1, bp=bp)
     stack = machine.unwind()
     assert [f.is_reliable for f in stack.frames] == [True, True, False]
     assert stack.end is StackEnd.BOTTOM
+
+
+def test_a_return_address_that_no_call_left_is_marked(machine):
+    f = machine.function("f", "call", "sp", 8)
+    g = machine.function("g", "call", "sp", 8)
+    end = machine.function("end", "end")
+    machine.memory.parts[TEXT][g - TEXT : g - TEXT + 0x40] = b"\x90" * 0x40
+    machine.sleep(f + 1, g + 0x20, end + 1)
+    assert [f.is_reliable for f in machine.unwind().frames] == [True, False, False]
 
 
 def test_a_kernel_of_frame_pointers_alone_says_so(machine):
