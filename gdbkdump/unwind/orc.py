@@ -165,8 +165,8 @@ class Decoder:
     def _kind(self, raw: int) -> RowKind | None:
         number = _bits(raw, self._type)
         if self._kinds is _OLD_KINDS and not _bits(raw, self._sp_reg):
-            # Since Linux kernel commit d31a580266ee ("x86/unwind/orc: Detect the end of
-            # the stack") (in v4.18) there is a bit; before, this was how stacks ended.
+            # Since Linux kernel commit "x86/unwind/orc: Detect the end of the stack"
+            # (in v4.18) there is a bit; before, this was how stacks ended.
             is_end = self._end is None or _bits(raw, self._end)
             return RowKind.END if is_end else RowKind.UNDEFINED
         return self._kinds[number] if number < len(self._kinds) else None

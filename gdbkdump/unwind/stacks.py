@@ -46,7 +46,7 @@ def task_stack_size(kernel: Kernel) -> int:
 
 def _find_task_stack_size(kernel: Kernel) -> int:
     # Since Linux kernel commit 8f69cba096b5 ("x86: Rename __{start,end}_init_task to
-    # __{start,end}_init_stack") (in v6.10); the names came with 0500871f21b2 (in v4.16).
+    # __{start,end}_init_stack") (in v6.10); they came with 0500871f21b2 (in v4.16).
     for start, end in (
         ("__start_init_stack", "__end_init_stack"),
         ("__start_init_task", "__end_init_task"),
@@ -120,8 +120,8 @@ def _irq_stack_pointer(kernel: Kernel, cpu: int) -> int:
 
 def _exception_stacks(kernel: Kernel, cpu: int) -> Iterator[StackRange]:
     try:
-        # Since Linux kernel commit 7623f37e4111 ("x86/cpu_entry_area: Provide exception
-        # stack accessor") (in v5.2).
+        # Since Linux kernel commit "x86/cpu_entry_area: Provide exception stack
+        # accessor" (in v5.2).
         base = kernel.reader.u64(per_cpu(kernel, "cea_exception_stacks", cpu))
     except SymbolNotFoundError:
         yield from _old_exception_stacks(kernel, cpu)
