@@ -8,7 +8,7 @@ image is, and a ``PageTable``; see x86_64.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +36,7 @@ class TableEntry:
     value: int
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(NamedTuple):
     """A leaf of the page tables: ``size`` bytes at ``vaddr`` are those at ``paddr``."""
 
     vaddr: int
@@ -86,7 +85,6 @@ class Arch(Protocol):
     machine: int
     page_shift: int
     registers: tuple[str, ...]
-    prstatus_size: int
     switch_frame: str
     switch_registers: dict[str, str]
     kernel_segments: Registers

@@ -26,6 +26,8 @@ _PRESENT, _PSE = 1, 0x80
 _PADDR_MASK = 0x000FFFFFFFFFF000
 _TABLE = struct.Struct("<512Q")
 _U64 = struct.Struct("<Q")
+# struct elf_prstatus: pr_pid and pr_reg.
+_PRSTATUS = struct.Struct("<32xi76x27Q8x")
 _LEVELS = ("PTE", "PMD", "PUD", "P4D", "PGD")
 _FLAGS = (
     (0, "PRESENT"), (1, "RW"), (2, "USER"), (3, "PWT"), (4, "PCD"), (5, "ACCESSED"),
@@ -175,9 +177,6 @@ class X86_64:
     }
     # __KERNEL_CS and __KERNEL_DS (arch/x86/include/asm/segment.h).
     kernel_segments: Registers = {"cs": 0x10, "ss": 0x18}  # noqa: RUF012
-    # struct elf_prstatus: pr_pid and pr_reg stand at these offsets.
-    prstatus_size = 336
-    _PR_PID, _PR_REG = 32, 112
 
     def image_delta(
         self, info: VmcoreInfo | None, extents: Sequence[Extent]
@@ -219,19 +218,16 @@ class X86_64:
 
         :raise FormatError: it is too short
         """
-        if len(desc) < self._PR_REG + 8 * len(self.registers):
+        # Its last word, pr_fpvalid, tells nothing and may be missing.
+        if len(desc) < _PRSTATUS.size - 8:
             raise FormatError("an NT_PRSTATUS note is cut")
-        (pid,) = struct.unpack_from("<i", desc, self._PR_PID)
-        values = struct.unpack_from(f"<{len(self.registers)}Q", desc, self._PR_REG)
+        pid, *values = _PRSTATUS.unpack(desc[: _PRSTATUS.size].ljust(_PRSTATUS.size))
         return pid, dict(zip(self.registers, values, strict=True))
 
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description; registers not named are zero."""
-        desc = bytearray(self.prstatus_size)
-        struct.pack_into("<i", desc, self._PR_PID, pid)
         values = [registers.get(name, 0) for name in self.registers]
-        struct.pack_into(f"<{len(values)}Q", desc, self._PR_REG, *values)
-        return bytes(desc)
+        return _PRSTATUS.pack(pid, *values)
 
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode (cs has ring 3)."""

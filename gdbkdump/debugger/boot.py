@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -53,7 +54,8 @@ def boot() -> None:
     register_commands(debugger)
     register_functions(lambda: debugger.session().kernel)
     try:
-        session = _open(debugger)
+        with _no_collection():
+            session = _open(debugger)
     except MismatchError as error:
         # What gdb has loaded must not answer for another kernel.
         _unload()
@@ -81,10 +83,12 @@ def _open(debugger: Debugger) -> Session:
     )
     vmlinux = _find_vmlinux(session)
     folder = _private_folder()
+    _unload()
     with _quiet():
-        threads = _load_view(session, folder)
+        # The symbols first: gdb 15 and later read types while our engine works.
         if vmlinux:
             _load_symbols(session, vmlinux, folder)
+        threads = _load_view(session, folder)
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
     panicked = panic_task(session.kernel)
@@ -151,6 +155,18 @@ def _private_folder() -> Path:
 
 
 @contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    # Opening makes many objects and no garbage; looking for it takes a tenth.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # Questions of gdb ("Discard symbol table?") are answered with yes meanwhile.
     confirm = gdb.parameter("confirm")
@@ -175,10 +191,6 @@ def _load_view(session: Session, folder: Path) -> Threads:
     threads = kernel_threads(kernel)
     core = folder / "view.core"
     write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
-    gdb.execute("core-file", to_string=True)
-    gdb.execute("exec-file", to_string=True)
-    # Loaded before the symbols: gdb prints a frame, which costs less without them.
-    gdb.execute("symbol-file", to_string=True)
     gdb.execute(f"core-file {core}", to_string=True)
     names = {thread.id: escape(decode(thread.name)) for thread in threads.threads}
     for thread in gdb.selected_inferior().threads():

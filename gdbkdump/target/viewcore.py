@@ -15,6 +15,7 @@ from bisect import bisect_right
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from gdbkdump.arch.base import Mapping
 from gdbkdump.formats.notes import NT_PRSTATUS
 
 if TYPE_CHECKING:
@@ -101,18 +102,34 @@ def kernel_ranges(kernel: Kernel, dump: DumpFile, problems: list[str]) -> list[R
 def _mapped_ranges(kernel: Kernel, runs: _Runs, problems: list[str]) -> Iterator[Range]:
     # All that the page tables map outside the linear windows: vmalloc, modules, stacks.
     skip = [(start, end) for start, end, _ in kernel.memory.windows]
+    for vaddr, paddr, size in _linear_pieces(kernel, skip, problems):
+        for start, end in _outside(vaddr, vaddr + size, skip):
+            yield from runs.find(start, paddr + start - vaddr, end - start)
+
+
+def _linear_pieces(
+    kernel: Kernel, skip: Sequence[tuple[int, int]], problems: list[str]
+) -> Iterator[Mapping]:
+    # Leaves that follow each other in both address spaces, as one.
+    memory = kernel.memory
     unreadable: list[int] = []
-    leaves = kernel.memory.page_table.mappings(skip, unreadable)
-    for number, leaf in enumerate(leaves):
+    start, first, size = 0, 0, 0
+    for number, leaf in enumerate(memory.page_table.mappings(skip, unreadable)):
         if number == _MAX_LEAVES:
             problems.append(
                 f"the page tables map more than {_MAX_LEAVES} pages: what is above"
                 f" {leaf.vaddr:#x} is not shown to gdb"
             )
             break
-        kernel.memory.remember(leaf)
-        for start, end in _outside(leaf.vaddr, leaf.vaddr + leaf.size, skip):
-            yield from runs.find(start, leaf.paddr + start - leaf.vaddr, end - start)
+        memory.remember(leaf)
+        if leaf.vaddr == start + size and leaf.paddr == first + size:
+            size += leaf.size
+            continue
+        if size:
+            yield Mapping(start, first, size)
+        start, first, size = leaf
+    if size:
+        yield Mapping(start, first, size)
     if unreadable:
         problems.append(
             f"{len(unreadable)} page tables cannot be read (first at physical"
