@@ -191,7 +191,8 @@ class _Walk:
         self._frames = result.frames
         self._unvisited = stacks
         self._stack: StackRange | None = None
-        self._low = 0  # address of _data, the used part of _stack
+        # The used part of _stack: where it is, where its last word is, its bytes.
+        self._low, self._last = 0, -1
         self._data = b""
         self._ip = self._sp = self._bp = 0
         self._row: Row | None = None
@@ -242,13 +243,14 @@ class _Walk:
         stack = self._stack
         if stack is not None and stack.start <= sp <= stack.end:
             return
-        self._stack = None
+        self._stack, self._last = None, -1
         for i, stack in enumerate(self._unvisited):
             if stack.start <= sp <= stack.end:
                 del self._unvisited[i]
                 self._stack = stack
                 self._low = sp & ~7
                 self._data = self._reader.read_partial(self._low, stack.end - self._low)
+                self._last = self._low + len(self._data) - 8
                 return
 
     def _check(self, address: int, size: int) -> None:
@@ -261,11 +263,10 @@ class _Walk:
             )
 
     def _word(self, address: int) -> int:
-        at = address - self._low
-        if self._stack is None or not 0 <= at <= len(self._data) - 8:
+        if not self._low <= address <= self._last:
             self._check(address, 8)
             return self._reader.u64(address)
-        word: int = _U64(self._data, at)[0]
+        word: int = _U64(self._data, address - self._low)[0]
         return word
 
     # The steps
@@ -310,11 +311,18 @@ class _Walk:
         return self._registers[base.value]
 
     def _return(self, row: Row, sp: int) -> None:
-        before, slot = self._stack, sp - 8
-        self._settle(slot)
-        self._ip = self._word(slot)
-        self._bp = self._caller_bp(row, sp)
-        self._go_up(before, sp)
+        slot = sp - 8
+        if self._low <= slot <= self._last and sp > self._sp:
+            # Further up the stack, as nearly always.
+            self._ip = _U64(self._data, slot - self._low)[0]
+            self._bp = self._caller_bp(row, sp)
+            self._sp = sp
+        else:
+            before = self._stack
+            self._settle(slot)
+            self._ip = self._word(slot)
+            self._bp = self._caller_bp(row, sp)
+            self._go_up(before, sp)
         self._registers = None
         if self._ip in self._unwinder.trampolines:
             self._ip = real_return_address(
@@ -350,12 +358,11 @@ class _Walk:
             names, layout = unwinder.pt_regs, _PT_REGS
         else:
             names, layout = unwinder.iret_frame, _IRET_FRAME
-        at = address - self._low
-        if self._stack is None or not 0 <= at <= len(self._data) - layout.size:
+        if self._low <= address <= self._last + 8 - layout.size:
+            values = layout.unpack_from(self._data, address - self._low)
+        else:
             self._check(address, layout.size)
             values = layout.unpack(self._reader.read(address, layout.size))
-        else:
-            values = layout.unpack_from(self._data, at)
         return dict(zip(names, values, strict=True))
 
     def _caller_bp(self, row: Row, sp: int) -> int:
