@@ -73,7 +73,7 @@ class ElfDump:
                 " (the dump comes after vmlinux on the command line)"
             )
         if phnum == _PN_XNUM:
-            info = os.pread(self._fd, 4, shoff + 44)
+            info = self._read_at(shoff + 44, 4)
             if len(info) < 4:
                 raise FormatError(f"{self.path}: the number of program headers is cut")
             (phnum,) = _SHDR_INFO.unpack(info)
@@ -81,13 +81,19 @@ class ElfDump:
             raise FormatError(
                 f"{self.path}: {phnum} program headers of {phentsize} bytes"
             )
-        table = os.pread(self._fd, phnum * _PHDR.size, phoff)
+        table = self._read_at(phoff, phnum * _PHDR.size)
         whole = len(table) // _PHDR.size
         if whole < phnum:
             self.problems.append(f"{phnum - whole} of {phnum} program headers are cut")
         if not whole:
             raise FormatError(f"{self.path}: the program headers are cut")
         return machine, list(_PHDR.iter_unpack(table[: whole * _PHDR.size]))
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        # Never more than the file has: pread takes no offset of 2^63 and allocates
+        # what it is asked for.
+        size = min(size, self._file_size - offset)
+        return os.pread(self._fd, size, offset) if size > 0 else b""
 
     def _sort_headers(self, table: list[tuple[int, ...]]) -> None:
         extents = []
@@ -117,7 +123,7 @@ class ElfDump:
         if size > _MAX_NOTE_BYTES:
             self.problems.append(f"PT_NOTE of {size:#x} bytes is absurd; read in part")
             size = _MAX_NOTE_BYTES
-        data = os.pread(self._fd, size, offset) if offset < self._file_size else b""
+        data = self._read_at(offset, size)
         if len(data) < size:
             self.problems.append("the notes are cut")
         return list(parse_notes(data, self.problems))
