@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""x86-64 page walks on tables made by hand."""
+
+from __future__ import annotations
+
+import pytest
+from support.fakes import DictMemory
+from support.mkdump import NX, PRESENT, PSE, RW, PageTables
+
+from gdbkdump.arch.base import Mapping
+from gdbkdump.arch.x86_64 import X86_64, X86PageTable
+from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+
+ROOT = 0x10000
+KERNEL = 0xFFFFC90000001000
+G, M = 1 << 30, 1 << 20
+
+
+def tables(levels=4, mask=0):
+    memory = DictMemory()
+    made = PageTables(memory, ROOT, levels, mask)
+    return made, X86PageTable(memory.read, ROOT, levels, mask)
+
+
+def reason(table, vaddr):
+    with pytest.raises(FaultError) as caught:
+        table.translate(vaddr)
+    assert caught.value.address == vaddr
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_pages_of_each_size(levels):
+    made, table = tables(levels)
+    made.map(KERNEL, 0x1234000)
+    made.map(0xFFFF888000000000, 0x40000000, level=3)
+    made.map(0xFFFFFFFF81000000, 0x1000000, level=2, flags=RW | NX)
+    assert table.translate(KERNEL + 0xABC) == Mapping(KERNEL, 0x1234000, 4096)
+    assert table.translate(0xFFFF888000000000 + 777 * M) == Mapping(
+        0xFFFF888000000000, 0x40000000, G
+    )
+    assert table.translate(0xFFFFFFFF811FFFFF) == Mapping(
+        0xFFFFFFFF81000000, 0x1000000, 2 * M
+    )
+    assert reason(table, KERNEL - 1) is FaultReason.UNMAPPED
+    assert reason(table, 0) is FaultReason.UNMAPPED
+
+
+def test_the_fifth_level_tells_addresses_apart():
+    made, table = tables(5)
+    made.map(0xFF11000000001000, 0x5000)
+    made.map(0xFF12000000001000, 0x6000)
+    assert table.translate(0xFF11000000001000).paddr == 0x5000
+    assert table.translate(0xFF12000000001000).paddr == 0x6000
+    assert [step.level for step in table.walk(0xFF11000000001000)] == [
+        "PGD", "P4D", "PUD", "PMD", "PTE",
+    ]  # fmt: skip
+
+
+def test_an_encryption_bit_is_no_address():
+    made, table = tables(4, 1 << 47)
+    made.map(KERNEL, 0x1234000)
+    made.map(0xFFFFFFFF81000000, 0x1000000, level=2)
+    assert table.translate(KERNEL).paddr == 0x1234000
+    assert table.translate(0xFFFFFFFF81000000).paddr == 0x1000000
+    assert {leaf.paddr for leaf in table.mappings((), [])} == {0x1234000, 0x1000000}
+
+
+def test_the_pat_bit_of_a_huge_page_is_no_address():
+    made, table = tables()
+    made.map(0xFFFFFFFF81000000, 0x1000000, level=2, flags=RW | 1 << 12)
+    made.map(0xFFFF888000000000, G, level=3, flags=RW | 1 << 12 | NX)
+    assert table.translate(0xFFFFFFFF81000000).paddr == 0x1000000
+    assert table.translate(0xFFFF888000000000).paddr == G
+
+
+def test_a_huge_page_where_none_can_be_is_a_damaged_table():
+    made, table = tables()
+    entry = ROOT + (KERNEL >> 39 & 511) * 8
+    made.memory.words(entry, 0x5000 | PRESENT | PSE)
+    assert reason(table, KERNEL) is FaultReason.TABLE
+    unreadable = []
+    assert list(table.mappings((), unreadable)) == []
+    assert unreadable == [0x5000]
+
+
+@pytest.mark.parametrize(
+    ("levels", "vaddr", "is_canonical"),
+    [
+        (4, 0x00007FFFFFFFFFFF, True),
+        (4, 0x0000800000000000, False),
+        (4, 0xFFFF7FFFFFFFFFFF, False),
+        (4, 0xFFFF800000000000, True),
+        (5, 0x00FFFFFFFFFFFFFF, True),
+        (5, 0x0100000000000000, False),
+        (5, 0xFEFFFFFFFFFFFFFF, False),
+        (5, 0xFF00000000000000, True),
+    ],
+)
+def test_canonical_addresses_by_levels(levels, vaddr, is_canonical):
+    _, table = tables(levels)
+    wanted = FaultReason.UNMAPPED if is_canonical else FaultReason.NONCANONICAL
+    assert reason(table, vaddr) is wanted
+
+
+def test_a_table_that_is_not_in_the_dump():
+    made, table = tables()
+    made.memory.words(ROOT + (KERNEL >> 39 & 511) * 8, 0x70000000 | PRESENT)
+    assert reason(table, KERNEL) is FaultReason.TABLE
+    unreadable = []
+    assert list(table.mappings((), unreadable)) == []
+    assert unreadable == [0x70000000]
+
+
+def test_a_walk_tells_each_entry_down_to_the_last():
+    made, table = tables()
+    entry = made.map(KERNEL, 0x1234000, flags=NX)
+    steps = table.walk(KERNEL)
+    assert [step.level for step in steps] == ["PGD", "PUD", "PMD", "PTE"]
+    assert steps[-1].paddr == entry
+    assert steps[-1].value == 0x1234000 | PRESENT | NX
+    assert table.flags(steps[-1].value) == "PRESENT|NX"
+    # Unmapped: the last step is the entry that is not present.
+    steps = table.walk(KERNEL + 4096)
+    assert (len(steps), steps[-1].value) == (4, 0)
+    assert [step.level for step in table.walk(0x1000)] == ["PGD"]
+
+
+def test_mappings_are_all_of_the_kernels_and_none_of_users():
+    made, table = tables()
+    made.map(0x400000, 0x9000)
+    wanted = {KERNEL: 0x1000, KERNEL + 8192: 0x2000, 0xFFFFFFFFFFFFF000: 0x3000}
+    for vaddr, paddr in wanted.items():
+        made.map(vaddr, paddr)
+    made.map(0xFFFF888000000000, 0, level=3)
+    found = {leaf.vaddr: leaf.paddr for leaf in table.mappings((), [])}
+    assert found == wanted | {0xFFFF888000000000: 0}
+    skip = [(0xFFFF888000000000, 0xFFFF888040000000)]
+    found = {leaf.vaddr: leaf.paddr for leaf in table.mappings(skip, [])}
+    assert found == wanted
+
+
+def test_tables_that_point_to_themselves_end():
+    made, table = tables()
+    for index in range(256, 512):
+        made.memory.words(ROOT + index * 8, ROOT | PRESENT)
+    # A self-map is legal paging: a walk ends by the number of levels.
+    assert table.translate(0xFFFFFFFFFFFFF000).paddr == ROOT
+
+
+def test_the_number_of_levels_is_told_or_tried():
+    arch = X86_64()
+    made, _ = tables(5)
+    made.map(KERNEL, 0x5000)
+    told = VmcoreInfo(b"NUMBER(pgtable_l5_enabled)=1\n")
+    for info in (told, None):
+        table = arch.page_table(info, made.memory.read, ROOT, KERNEL)
+        assert (table.levels, table.translate(KERNEL).paddr) == (5, 0x5000)
+    wrong = VmcoreInfo(b"NUMBER(pgtable_l5_enabled)=0\n")
+    with pytest.raises(FaultError):
+        arch.page_table(wrong, made.memory.read, ROOT, KERNEL)
+
+
+def test_prstatus_there_and_back():
+    arch = X86_64()
+    registers = {name: i * 0x1111 for i, name in enumerate(arch.registers)}
+    desc = arch.make_prstatus(4242, registers)
+    assert len(desc) == 336
+    assert arch.parse_prstatus(desc) == (4242, registers)
+    # struct elf_prstatus of x86-64: pr_pid at 32, pr_reg at 112, rip the 17th word.
+    assert int.from_bytes(desc[32:36], "little") == 4242
+    rip = int.from_bytes(desc[112 + 16 * 8 : 112 + 17 * 8], "little")
+    assert rip == registers["ip"]
+    for size in range(112 + 27 * 8):
+        with pytest.raises(FormatError, match="cut"):
+            arch.parse_prstatus(desc[:size])
+
+
+def test_the_ring_tells_user_mode():
+    assert X86_64().is_user({"cs": 0x33})
+    assert not X86_64().is_user({"cs": 0x10})

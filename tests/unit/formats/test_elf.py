@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ELF vmcores: what is there is read, what is damaged is said, nothing else happens."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+from support.mkdump import EHDR, PHDR, ElfCore, Segment, note
+
+from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.formats import open_dump
+
+
+@pytest.fixture
+def opened(tmp_path):
+    dumps = []
+
+    def open_core(core, size=None):
+        dump = open_dump(core.write(tmp_path / "vmcore", size))
+        dumps.append(dump)
+        return dump
+
+    yield open_core
+    for dump in dumps:
+        dump.close()
+
+
+def pattern(seed, size):
+    return random.Random(seed).randbytes(size)
+
+
+LOW, HIGH = pattern(1, 8192), pattern(2, 4096)
+
+
+def core(**changes):
+    segments = [
+        Segment(0x1000, LOW, vaddr=0xFFFF888000001000),
+        Segment(0x100000, HIGH, vaddr=0xFFFF888000100000),
+    ]
+    notes = note(b"CORE", 1, bytes(336)) + note(b"VMCOREINFO", 0, b"A=1\n")
+    return ElfCore(segments, notes, **changes)
+
+
+def reason(dump, paddr, size=1):
+    with pytest.raises(FaultError) as caught:
+        dump.read_phys(paddr, size)
+    return caught.value.reason, caught.value.address
+
+
+def test_memory_is_where_the_headers_say(opened):
+    dump = opened(core())
+    assert dump.read_phys(0x1000, 8192) == LOW
+    assert dump.read_phys(0x1FFF, 2) == LOW[0xFFF:0x1001]
+    assert dump.read_phys(0x100FFF, 1) == HIGH[-1:]
+    assert (dump.machine, dump.missing, dump.excluded, dump.problems) == (62, 0, 0, [])
+    assert [(n.name, n.type, len(n.desc)) for n in dump.notes] == [
+        (b"CORE", 1, 336),
+        (b"VMCOREINFO", 0, 4),
+    ]
+
+
+def test_what_is_no_ram_is_a_hole(opened):
+    dump = opened(core())
+    assert reason(dump, 0x0) == (FaultReason.HOLE, 0)
+    assert reason(dump, 0x2FFF, 2) == (FaultReason.HOLE, 0x3000)
+    assert reason(dump, 1 << 60) == (FaultReason.HOLE, 1 << 60)
+
+
+def test_beyond_filesz_is_excluded_not_zero(opened):
+    dump = opened(ElfCore([Segment(0x1000, LOW[:100], size=4096)]))
+    assert dump.read_phys(0x1000, 100) == LOW[:100]
+    assert reason(dump, 0x1000, 101) == (FaultReason.EXCLUDED, 0x1064)
+    assert dump.excluded == 4096 - 100
+
+
+def test_a_file_offset_leads_to_the_bytes(opened):
+    dump = opened(core())
+    offset, size = dump.file_range(0x100010)
+    assert size == 4096 - 0x10
+    assert dump.path.read_bytes()[offset : offset + size] == HIGH[0x10:]
+    assert dump.file_range(0x3000) is None
+
+
+def test_overlapping_segments_agree_on_the_first(opened):
+    # The image is in the dump twice: by its own PT_LOAD and in the direct map's.
+    inner = Segment(0x2000, HIGH, vaddr=0xFFFFFFFF81000000)
+    outer = Segment(0x1000, pattern(3, 3 * 4096))
+    dump = opened(ElfCore([inner, outer]))
+    assert dump.read_phys(0x1000, 0x1000) == outer.data[:0x1000]
+    assert len(dump.read_phys(0x1000, 3 * 4096)) == 3 * 4096
+    assert dump.read_phys(0x3000, 0x1000) == outer.data[0x2000:]
+
+
+def test_a_segment_within_a_longer_one_hides_nothing_behind_it(opened):
+    outer = Segment(0x1000, pattern(4, 4 * 4096))
+    inner = Segment(0x2000, outer.data[0x1000:0x2000])
+    behind = Segment(0x5000, HIGH)
+    dump = opened(ElfCore([inner, outer, behind]))
+    assert dump.read_phys(0x1000, 5 * 4096) == outer.data + HIGH
+
+
+def test_more_headers_than_e_phnum_can_count(opened):
+    segments = [Segment(i << 12, bytes([i & 255]) * 16) for i in range(70000)]
+    dump = opened(ElfCore(segments, xnum=70000))
+    assert len(dump.extents) == 70000
+    assert dump.read_phys(69999 << 12, 16) == bytes([69999 & 255]) * 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": 2}, "an executable"),
+        ({"type": 3}, "a shared object"),
+        ({"type": 77}, "ELF type 77"),
+        ({"ident": b"\x7fELF\x01\x01\x01" + bytes(9)}, "64-bit little-endian"),
+        ({"ident": b"\x7fELF\x02\x02\x01" + bytes(9)}, "64-bit little-endian"),
+        ({"phentsize": 0}, "program headers of 0 bytes"),
+        ({"phentsize": 32}, "program headers of 32 bytes"),
+        ({"phnum": 0}, "0 program headers"),
+        ({"phoff": 1 << 40}, "program headers are cut"),
+        ({"phoff": (1 << 64) - 1}, "program headers are cut"),
+        ({"xnum": 0xFFFFFFFF}, "4294967295 program headers"),
+        ({"xnum": 0}, "0 program headers"),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(opened, changes, message):
+    with pytest.raises(FormatError, match=message):
+        opened(core(**changes))
+
+
+def test_a_header_that_counts_too_much_is_told(opened):
+    # The bytes after the table are read as headers of no known type.
+    dump = opened(core(phnum=4))
+    assert dump.read_phys(0x1000, 16) == LOW[:16]
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        Segment(0x1000, b"", file_size=1 << 63, size=1 << 63),
+        Segment((1 << 64) - 4096, b"x" * 4096),
+        Segment(0x1000, b"x", file_size=2, size=1),
+        Segment(1 << 52, b"x"),
+    ],
+)
+def test_absurd_segments_are_told_and_left_out(opened, segment):
+    dump = opened(ElfCore([segment, Segment(0x100000, HIGH)]))
+    assert [extent.paddr for extent in dump.extents] == [0x100000]
+    assert any("absurd and ignored" in problem for problem in dump.problems)
+    assert dump.read_phys(0x100000, 4096) == HIGH
+
+
+def test_a_segment_behind_the_end_of_the_file_is_missing(opened):
+    dump = opened(ElfCore([Segment(0x1000, LOW, offset=1 << 40)]))
+    assert reason(dump, 0x1000)[0] is FaultReason.MISSING
+    assert dump.missing == len(LOW)
+
+
+def test_notes_of_absurd_size_are_told(opened):
+    dump = opened(core(notes_size=1 << 40))
+    assert any("absurd" in problem for problem in dump.problems)
+    assert dump.notes[1].desc == b"A=1\n"
+
+
+def test_truncation_says_how_much_and_fails_only_there(opened):
+    whole = core().build()
+    dump = opened(core(), len(whole) - 5000)
+    # The second segment of 4096 bytes is gone, and 904 of the first.
+    assert dump.missing == 5000
+    assert "truncated" in dump.problems[0]
+    assert dump.read_phys(0x1000, 8192 - 904) == LOW[:-904]
+    assert reason(dump, 0x1000, 8192) == (FaultReason.MISSING, 0x3000 - 904)
+    assert reason(dump, 0x100000)[0] is FaultReason.MISSING
+
+
+def edges():
+    whole = core().build()
+    marks = {0, 1, 4, 16, 63, 64, len(whole)}
+    for number in range(4):
+        marks |= {64 + number * PHDR.size + delta for delta in (-1, 0, 1)}
+    first = struct.unpack_from("<Q", whole, 64 + 8)[0]
+    marks |= {first + delta for delta in range(64)}
+    for at in range(64, 64 + 3 * PHDR.size, PHDR.size):
+        offset, size = struct.unpack_from("<8xQ16xQ", whole, at)
+        marks |= {offset - 1, offset, offset + 1, offset + size - 1, offset + size}
+    return sorted(marks)
+
+
+@pytest.mark.parametrize("size", edges())
+def test_cut_at_every_edge_it_is_refused_or_read_in_part(opened, size):
+    whole = core().build()
+    try:
+        dump = opened(core(), size)
+    except FormatError:
+        assert size < EHDR.size + PHDR.size
+        return
+    for paddr, data in ((0x1000, LOW), (0x100000, HIGH)):
+        try:
+            assert dump.read_phys(paddr, len(data)) == data
+        except FaultError as fault:
+            # Its header may be what is cut.
+            assert fault.reason in (FaultReason.MISSING, FaultReason.HOLE)
+            assert size < len(whole)
+
+
+def test_random_damage_never_surprises(opened):
+    whole = core().build()
+    chance = random.Random(7)
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.randrange(1, 6)):
+            data[chance.randrange(len(data) if chance.random() < 0.2 else 300)] = (
+                chance.randrange(256)
+            )
+        damaged = core()
+        damaged.build = lambda data=data: bytes(data)
+        try:
+            dump = opened(damaged)
+            dump.read_phys(0x1000, 64)
+        except (FormatError, FaultError):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"", "it is empty"),
+        (b"KDUMP   " + bytes(100), "makedumpfile -E"),
+        (b"makedumpfile\0" + bytes(100), "makedumpfile -R"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (bytes(257) + b"ustar", "tar archive"),
+        (b"hello", "no known dump format"),
+    ],
+)
+def test_what_is_no_dump_is_named(tmp_path, head, what):
+    path = tmp_path / "file"
+    path.write_bytes(head)
+    with pytest.raises(FormatError, match=what):
+        open_dump(path)
+
+
+def test_what_cannot_be_opened_says_so(tmp_path):
+    with pytest.raises(FormatError, match="No such file"):
+        open_dump(tmp_path / "none")
+    with pytest.raises(FormatError, match="directory"):
+        open_dump(tmp_path)
