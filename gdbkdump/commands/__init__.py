@@ -81,6 +81,12 @@ class Command:
 
         :raise CommandError: they do not fit the declaration
         """
+        if any(a.options.get("nargs") == argparse.REMAINDER for a in self.arguments):
+            # What follows is another command's, but for the option that all have.
+            rest = [word for word in argv if word != "--json"]
+            args = self.parser().parse_args(rest)
+            args.json = len(rest) < len(argv)
+            return args
         # Options may stand between the words, as crash's users are used to.
         return self.parser().parse_intermixed_args(list(argv))
 

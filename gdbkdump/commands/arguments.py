@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 
 from gdbkdump.errors import CommandError, SymbolNotFoundError
 from gdbkdump.kernel.percpu import cpus
-from gdbkdump.kernel.sched import panic_task, task_by_address, tasks
+from gdbkdump.kernel.sched import (
+    panic_task,
+    running_tasks,
+    task_by_address,
+    task_state,
+    tasks,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gdbkdump.kernel.sched import Task
     from gdbkdump.session import Session
 
@@ -121,6 +129,41 @@ def _match_comm(all_tasks: list[Task], text: str, *, is_regex: bool) -> list[Tas
     except re.error as error:
         raise CommandError(f"/{text}/ is no regular expression: {error}") from None
     return [task for task in all_tasks if pattern.search(task.comm)]
+
+
+# What kps shows as ST.
+STATES = ("RU", "IN", "UN", "ZO", "ST", "TR", "DE", "PA", "ID", "WA", "NE")
+_KINDS = ("kernel", "user", "gleader", "active")
+
+
+def select_tasks(session: Session, words: Sequence[str]) -> list[Task]:
+    """Return the tasks that filters leave; all without one.
+
+    Names (pid, task address, comm, /regex/) and states are alternatives among their
+    like; ``kernel``, ``user``, ``gleader`` and ``active`` must hold besides.
+
+    :raise CommandError: a name fits no task
+    """
+    kernel = session.kernel
+    states = {word for word in words if word in STATES}
+    kinds = {word for word in words if word in _KINDS}
+    names = [word for word in words if word not in states | kinds]
+    chosen = tasks(kernel)
+    if names:
+        found = (task for word in names for task in find_tasks(session, word))
+        chosen = list(dict.fromkeys(found))
+    if states:
+        chosen = [task for task in chosen if task_state(kernel, task) in states]
+    if "kernel" in kinds:
+        chosen = [task for task in chosen if task.is_kernel_thread]
+    if "user" in kinds:
+        chosen = [task for task in chosen if not task.is_kernel_thread]
+    if "gleader" in kinds:
+        chosen = [task for task in chosen if task.is_leader]
+    if "active" in kinds:
+        running = running_tasks(kernel)
+        chosen = [task for task in chosen if task.address in running]
+    return chosen
 
 
 def context_task(session: Session) -> Task:

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from gdbkdump.commands import argument, command
 from gdbkdump.commands.arguments import context_task, find_tasks, parse_cpus
+from gdbkdump.commands.taskview import (
+    register_data,
+    register_lines,
+    task_data,
+    task_line,
+)
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.sched import current_task
-from gdbkdump.render.escape import decode
 from gdbkdump.render.model import Address, Listing, Note
 from gdbkdump.unwind.frame import FrameKind, StackEnd
 from gdbkdump.unwind.stacks import TASK_STACK
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterable, Iterator
 
-    from gdbkdump.arch.base import Registers
     from gdbkdump.debuginfo.base import SymbolAt
     from gdbkdump.kernel.sched import Task
     from gdbkdump.render.model import Block, Line, Span
@@ -27,17 +32,7 @@ if TYPE_CHECKING:
     from gdbkdump.unwind.frame import Frame, Stack
     from gdbkdump.unwind.stacks import StackRange
 
-# As crash lays them out. An exception within other entry code saved but the last five.
-_REGISTERS = (
-    "    RIP: {ip:016x}  RSP: {sp:016x}  RFLAGS: {flags:08x}",
-    "    RAX: {ax:016x}  RBX: {bx:016x}  RCX: {cx:016x}",
-    "    RDX: {dx:016x}  RSI: {si:016x}  RDI: {di:016x}",
-    "    RBP: {bp:016x}   R8: {r8:016x}   R9: {r9:016x}",
-    "    R10: {r10:016x}  R11: {r11:016x}  R12: {r12:016x}",
-    "    R13: {r13:016x}  R14: {r14:016x}  R15: {r15:016x}",
-    "    ORIG_RAX: {orig_ax:016x}  CS: {cs:04x}  SS: {ss:04x}",
-)
-_IRET_FRAME = (_REGISTERS[0], "    CS: {cs:04x}  SS: {ss:04x}")
+_U64 = struct.Struct("<Q").iter_unpack
 
 
 @command(
@@ -78,7 +73,8 @@ def kbt(session: Session, args: Namespace) -> Iterator[Block]:
     Registers of tasks on a CPU are those that the CPU saved when it was stopped. If it
     did not, its stack is not shown, as it is not known what is on it.
     """
-    tasks = _chosen(session, args)
+    notes: list[str] = []
+    tasks = _chosen(session, args, notes)
     if args.lines and session.source_line is None:
         yield Note("-l: source lines need gdb and a vmlinux with debug information")
     view = _View(session, args)
@@ -90,29 +86,31 @@ def kbt(session: Session, args: Namespace) -> Iterator[Block]:
         lambda item: view.lines(*item),
         lambda item: view.data(item[0]),
     )
-    for problem in _problems(session):
-        yield Note(problem)
+    for note in notes + _problems(session):
+        yield Note(note)
 
 
-def _chosen(session: Session, args: Namespace) -> Iterable[Task]:
+def _chosen(session: Session, args: Namespace, notes: list[str]) -> Iterable[Task]:
     if bool(args.tasks) + bool(args.cpus) + args.all_cpus > 1:
         raise CommandError("tasks, -a or -c CPUS, one of them")
     if args.all_cpus or args.cpus:
-        return _on_cpus(session, args.cpus or "all")
+        return _on_cpus(session, args.cpus or "all", notes)
     if not args.tasks:
         return [context_task(session)]
     found = [task for text in args.tasks for task in find_tasks(session, text)]
     return dict.fromkeys(found)
 
 
-def _on_cpus(session: Session, text: str) -> list[Task]:
+def _on_cpus(session: Session, text: str, notes: list[str]) -> list[Task]:
     found = []
     for cpu in parse_cpus(session, text):
         task = current_task(session.kernel, cpu)
-        if task is not None:
+        if task is None:
+            notes.append(
+                f"CPU {cpu}: what it ran is not known, or not in the task list"
+            )
+        else:
             found.append(task)
-        elif text != "all":
-            raise CommandError(f"no task is known on CPU {cpu}")
     return found
 
 
@@ -126,19 +124,25 @@ def _problems(session: Session) -> list[str]:
 class _View:
     # Stacks as text and as data, with what the options ask for.
     def __init__(self, session: Session, args: Namespace) -> None:
-        self._symbol_at = session.kernel.debuginfo.symbol_at
+        self._debuginfo = session.kernel.debuginfo
         self._reader = session.kernel.reader
         self._source_line = session.source_line if args.lines else None
         self._has_offsets = args.offsets
         self._has_words = args.words
         self._names: dict[tuple[int, int], list[Span]] = {}
 
+    def _symbol_at(self, address: int) -> SymbolAt | None:
+        try:
+            return self._debuginfo.symbol_at(address)
+        except KdumpError:
+            return None  # a damaged symbol table costs names, not frames
+
     # Text
 
     def lines(self, stack: Stack, needs_gap: bool) -> Iterator[Line]:
         if needs_gap:
             yield ""
-        yield _header(stack)
+        yield task_line(stack.task, stack.cpu)
         last: StackRange | None = None
         for number, frame in enumerate(stack.frames):
             if frame.registers and frame.kind is FrameKind.EXCEPTION:
@@ -151,13 +155,13 @@ class _View:
             style = "error" if stack.end is StackEnd.BROKEN else "note"
             yield [("", "    "), (style, f"({stack.reason})")]
         if stack.user_registers:
-            yield from _registers(stack.user_registers)
+            yield from register_lines(stack.user_registers)
 
     def _exception(self, frame: Frame) -> Iterator[Line]:
         assert frame.registers is not None
         name = _with_offset(self._symbol_at(frame.ip)) or "unknown or invalid address"
         yield [("", "    [exception RIP: "), ("symbol", name), ("", "]")]
-        yield from _registers(frame.registers)
+        yield from register_lines(frame.registers)
 
     def _frame(self, stack: Stack, number: int) -> Iterator[Line]:
         frame = stack.frames[number]
@@ -202,23 +206,20 @@ class _View:
         start, end = frame.slot + 8 if frame.slot else frame.sp, frame.stack.end
         if following and following[0].stack == frame.stack:
             end = following[0].slot + 8 if following[0].slot else following[0].sp
-        words = self._reader.array(start, "Q", max(0, end - start) // 8)
-        for i in range(0, len(words), 2):
-            pair = " ".join([f"{word:016x}" for word in words[i : i + 2]])
-            yield f"    {start + 8 * i:016x}: {pair}"
+        data = self._reader.read_partial(start, max(0, end - start))
+        for i in range(0, len(data) - 7, 16):
+            pair = " ".join([f"{word:016x}" for (word,) in _U64(data[i : i + 16])])
+            yield f"    {start + i:016x}: {pair}"
+        if len(data) < end - start:
+            yield [("", "    "), ("error", f"({start + len(data):016x} is unreadable)")]
 
     # Data
 
     def data(self, stack: Stack) -> dict[str, Any]:
-        task = stack.task
-        return {
-            "pid": task.pid,
-            "task": Address(task.address),
-            "cpu": task.cpu if stack.cpu is None else stack.cpu,
-            "comm": task.comm,
+        return task_data(stack.task, stack.cpu) | {
             "active": stack.cpu is not None,
             "frames": [self._frame_data(frame) for frame in stack.frames],
-            "user_registers": _addresses(stack.user_registers),
+            "user_registers": register_data(stack.user_registers),
             "end": stack.end.value,
             "reason": stack.reason or None,
         }
@@ -235,23 +236,11 @@ class _View:
             "kind": frame.kind.value,
             "stack": frame.stack.name if frame.stack else None,
             "reliable": frame.is_reliable,
-            "registers": _addresses(frame.registers),
+            "registers": register_data(frame.registers),
         }
         if self._source_line:
             data["line"] = self._source_line(frame.pc)
         return data
-
-
-def _header(stack: Stack) -> Line:
-    task = stack.task
-    cpu = task.cpu if stack.cpu is None else stack.cpu
-    return [
-        ("", f"PID: {task.pid:<7}  TASK: "),
-        ("address", f"{task.address:016x}"),
-        ("", f'  CPU: {cpu:<3}  COMMAND: "'),
-        ("comm", decode(task.comm)),
-        ("", '"'),
-    ]
 
 
 def _with_offset(symbol: SymbolAt | None) -> str:
@@ -259,14 +248,3 @@ def _with_offset(symbol: SymbolAt | None) -> str:
         return ""
     module = f" [{symbol.module}]" if symbol.module else ""
     return f"{symbol.name}+{symbol.offset}{module}"
-
-
-def _registers(registers: Registers) -> Iterator[Line]:
-    templates = _REGISTERS if "ax" in registers else _IRET_FRAME
-    return (template.format_map(registers) for template in templates)
-
-
-def _addresses(registers: Registers | None) -> dict[str, Address] | None:
-    if registers is None:
-        return None
-    return {name: Address(value) for name, value in registers.items()}

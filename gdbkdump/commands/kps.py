@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gdbkdump.commands import argument, command
-from gdbkdump.commands.arguments import find_tasks, parse_cpus
+from gdbkdump.commands.arguments import STATES, parse_cpus, select_tasks
+from gdbkdump.commands.taskview import task_data, task_line
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.mm import (
     MmReader,
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.sched import Task, TaskTimes
     from gdbkdump.render.model import Block
     from gdbkdump.session import Session
-
-_STATES = ("RU", "IN", "UN", "ZO", "ST", "TR", "DE", "PA", "ID", "WA", "NE")
 
 
 @command(
@@ -117,36 +116,20 @@ def kps(session: Session, args: Namespace) -> Iterator[Block]:
 
 def _choose(session: Session, args: Namespace) -> list[Task]:
     kernel = session.kernel
-    chosen = _named(session, args.which) if args.which else tasks(kernel)
-    if args.user:
-        chosen = [task for task in chosen if not task.is_kernel_thread]
-    if args.kernel:
-        chosen = [task for task in chosen if task.is_kernel_thread]
-    if args.leaders:
-        chosen = [task for task in chosen if task.is_leader]
-    if args.active:
-        running = running_tasks(kernel)
-        chosen = [task for task in chosen if task.address in running]
+    kinds = {
+        "user": args.user,
+        "kernel": args.kernel,
+        "gleader": args.leaders,
+        "active": args.active,
+    }
+    words = [word for word, is_asked in kinds.items() if is_asked]
+    chosen = select_tasks(session, [*args.which, *words])
     if args.cpus:
         wanted = set(parse_cpus(session, args.cpus))
         chosen = [task for task in chosen if task.cpu in wanted]
     if args.policy:
         chosen = _with_policy(kernel, chosen, args.policy)
     return chosen
-
-
-def _named(session: Session, words: Sequence[str]) -> list[Task]:
-    kernel = session.kernel
-    found: dict[int, Task] = {}
-    states = {word for word in words if word in _STATES}
-    names = [word for word in words if word not in states]
-    for word in names:
-        found.update((task.address, task) for task in find_tasks(session, word))
-    if not states:
-        return list(found.values())
-    # A state and names: those of the names that are in the state.
-    among = list(found.values()) if names else tasks(kernel)
-    return [task for task in among if task_state(kernel, task) in states]
 
 
 def _with_policy(kernel: Kernel, chosen: list[Task], text: str) -> list[Task]:
@@ -246,27 +229,11 @@ def _comm(task: Task) -> Shown | str:
 # The other views
 
 
-def _header(task: Task) -> str:
-    return (
-        f"PID: {task.pid:<7}  TASK: {task.address:016x}  CPU: {task.cpu:<3}"
-        f'  COMMAND: "{decode(task.comm)}"'
-    )
-
-
-def _data(task: Task) -> dict[str, Any]:
-    return {
-        "pid": task.pid,
-        "task": Address(task.address),
-        "cpu": task.cpu,
-        "comm": task.comm,
-    }
-
-
 def _summary(kernel: Kernel, chosen: list[Task]) -> Table:
     counts = Counter(task_state(kernel, task) for task in chosen)
     return Table(
         [Column("STATE", 6, ">", "state"), Column("COUNT", 6, ">")],
-        [(state, counts[state]) for state in _STATES if counts[state]],
+        [(state, counts[state]) for state in STATES if counts[state]],
     )
 
 
@@ -283,11 +250,11 @@ def _last_runs(session: Session, chosen: list[Task], raw: bool) -> Listing:
     def to_lines(item: tuple[int, Task]) -> Iterable[Line]:
         arrival, task = item
         ago = f"{arrival}" if raw else _ago(max(0, now - arrival))
-        yield f"[{ago}] [{task_state(kernel, task)}]  {_header(task)}"
+        yield [("", f"[{ago}] [{task_state(kernel, task)}]  "), *task_line(task)]
 
     def to_data(item: tuple[int, Task]) -> dict[str, Any]:
         arrival, task = item
-        return _data(task) | {
+        return task_data(task) | {
             "state": task_state(kernel, task),
             "last_run_ns": arrival,
             "ago_ns": max(0, now - arrival),
@@ -304,7 +271,7 @@ def _ago(nanoseconds: int) -> str:
     return f"{days} {hours:02}:{minutes:02}:{rest // 1000:02}.{rest % 1000:03}"
 
 
-Details = tuple[list[str], dict[str, Any]]
+Details = tuple[list[Line], dict[str, Any]]
 
 
 def _with_details(
@@ -321,17 +288,17 @@ def _with_details(
                 yield task, ([f"    ({error})"], {"absent": {"details": str(error)}})
 
     def to_lines(item: tuple[Task, Details]) -> Iterable[Line]:
-        yield _header(item[0])
+        yield task_line(item[0])
         yield from item[1][0]
 
-    return Listing(items(), to_lines, lambda item: _data(item[0]) | item[1][1])
+    return Listing(items(), to_lines, lambda item: task_data(item[0]) | item[1][1])
 
 
 def _times(session: Session, task: Task) -> Details:
     times: TaskTimes = task_times(session.kernel, task)
     uptime = uptime_ns(session.kernel)
     run = None if uptime is None else max(0, uptime - times.start_boottime_ns)
-    lines = [
+    lines: list[Line] = [
         f"    RUN TIME: {'?' if run is None else clock_ns(run)}",
         f"  START TIME: {times.start_ns}",
         f"       UTIME: {times.utime_ns}",
@@ -344,7 +311,7 @@ def _times(session: Session, task: Task) -> Details:
 def _arguments(session: Session, task: Task) -> Details:
     if not task.mm:
         return ["(no user memory)", ""], {"args": None, "env": None}
-    lines: list[str] = []
+    lines: list[Line] = []
     data: dict[str, Any] = {}
     for kind, title in (("arg", "ARG"), ("env", "ENV")):
         try:
@@ -370,8 +337,10 @@ def _parents(session: Session, task: Task) -> Details:
         here = task_by_address(session.kernel, here.parent)
         if here:
             chain.append(here)
-    lines = [f"{' ' * (i + 1)}{_header(parent)}" for i, parent in enumerate(chain)]
-    return [*lines, ""], {"parents": [_data(parent) for parent in chain]}
+    lines: list[Line] = [
+        [("", " " * (i + 1)), *task_line(parent)] for i, parent in enumerate(chain)
+    ]
+    return [*lines, ""], {"parents": [task_data(parent) for parent in chain]}
 
 
 def _children(session: Session, task: Task) -> Details:
@@ -380,5 +349,7 @@ def _children(session: Session, task: Task) -> Details:
         for other in tasks(session.kernel)
         if other.parent == task.address and other.is_leader and not other.is_idle
     ]
-    lines = [f"  {_header(child)}" for child in children] or ["  (no children)"]
-    return [*lines, ""], {"children": [_data(child) for child in children]}
+    lines: list[Line] = [[("", "  "), *task_line(child)] for child in children]
+    if not children:
+        lines.append("  (no children)")
+    return [*lines, ""], {"children": [task_data(child) for child in children]}

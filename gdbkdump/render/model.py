@@ -54,7 +54,7 @@ NOT_APPLICABLE = Absent(AbsentKind.NOT_APPLICABLE)
 
 # A line of text: a string, or (style, text) spans; style names are in render/color.py.
 Span = tuple[str, str]
-Line = str | Sequence[Span]
+Line = str | list[Span]
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,17 @@ class Note:
     text: str
 
 
-Block = Table | Record | Listing | Text | Note
+@dataclass
+class Gap:
+    """An empty line between what belongs to different things; nothing in JSON."""
+
+
+Block = Table | Record | Listing | Text | Note | Gap
 Result = Block | Iterable[Block]
 
 
 def blocks_of(result: Result) -> Iterable[Block]:
     """Return the blocks of what a command returned."""
-    if isinstance(result, Table | Record | Listing | Text | Note):
+    if isinstance(result, Block):
         return (result,)
     return result

@@ -12,6 +12,7 @@ from gdbkdump.render.model import (
     Absent,
     Address,
     Column,
+    Gap,
     Line,
     Listing,
     Note,
@@ -57,6 +58,8 @@ def lines(result: Result, *, colour: bool = False) -> Iterator[str]:
         elif isinstance(block, Text):
             for line in block.lines:
                 yield _line(line, colour)
+        elif isinstance(block, Gap):
+            yield ""
         elif isinstance(block, Note):
             yield _line([("note", f"note: {block.text}")], colour)
 
