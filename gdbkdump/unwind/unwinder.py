@@ -159,7 +159,10 @@ class Unwinder:
         if registers is None:
             # thread.sp of a task on a CPU is that of its last switch: stale.
             stack.end = StackEnd.UNSAVED
-            stack.reason = f"CPU {cpu} did not answer: its registers were not saved"
+            stack.reason = (
+                f"CPU {cpu} was offline or did not answer: registers not saved, so its"
+                " stack is not shown"
+            )
         elif self.kernel.arch.is_user(registers):
             stack.end = StackEnd.USER
             stack.user_registers = registers
