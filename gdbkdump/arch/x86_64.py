@@ -140,13 +140,14 @@ class X86PageTable:
             if not entry & _PRESENT:
                 continue
             vaddr = (high | base | i << shift) & 0xFFFFFFFFFFFFFFFF
-            if any(low <= vaddr and vaddr + size <= end for low, end in skip):
+            if skip and any(low <= vaddr and vaddr + size <= end for low, end in skip):
                 continue
             if level == 1:
                 yield Mapping(vaddr, entry & mask, size)
             elif not entry & _PSE:
+                inner = [r for r in skip if r[0] < vaddr + size and vaddr < r[1]]
                 yield from self._descend(
-                    entry & self._mask, level - 1, vaddr, skip, unreadable
+                    entry & self._mask, level - 1, vaddr, inner, unreadable
                 )
             elif level <= 3:
                 yield Mapping(vaddr, entry & mask, size)
