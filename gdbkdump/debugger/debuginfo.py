@@ -15,7 +15,6 @@ from gdbkdump.debuginfo.layout import (
     IntType,
     Member,
     PointerType,
-    QualifiedType,
     Resolve,
     StructType,
     Type,
@@ -72,11 +71,10 @@ def _later(type_: gdb.Type) -> Resolve:
 
 
 def convert(type_: gdb.Type) -> Type:
-    """Return gdb's type as one of ours; what it refers to follows when asked for."""
-    for qualifier in ("const", "volatile"):
-        # gdb has no way to ask for a qualifier but to compare.
-        if getattr(type_, qualifier)() == type_ and type_.unqualified() != type_:
-            return QualifiedType(qualifier, _later(type_.unqualified()))
+    """Return gdb's type as one of ours; what it refers to follows when asked for.
+
+    Qualifiers are left out: gdb's API has no way to ask for them.
+    """
     code = type_.code
     if code == gdb.TYPE_CODE_TYPEDEF:
         # strip_typedefs() goes all the way, target() one step but fails on some.
@@ -93,8 +91,10 @@ def convert(type_: gdb.Type) -> Type:
     if code == gdb.TYPE_CODE_PTR:
         return PointerType(_later(type_.target()))
     if code == gdb.TYPE_CODE_ARRAY:
-        low, high = type_.range()
-        return ArrayType(_later(type_.target()), max(0, high - low + 1))
+        # The range of a flexible array is that of one element in gdb; its size is 0.
+        element = type_.target()
+        count = type_.sizeof // element.sizeof if element.sizeof else 0
+        return ArrayType(_later(element), count)
     if code == gdb.TYPE_CODE_ENUM:
         values = {field.name or "": int(field.enumval) for field in type_.fields()}
         is_signed = any(value < 0 for value in values.values())
