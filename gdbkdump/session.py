@@ -17,13 +17,14 @@ from gdbkdump.memory import bootstrap
 from gdbkdump.memory.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from gdbkdump.arch.base import Arch
     from gdbkdump.debuginfo.base import TypeSource
     from gdbkdump.formats.base import DumpFile
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+    from gdbkdump.kernel.module import Module
     from gdbkdump.memory.virtual import MappedMemory
 
     Report = Callable[[str, int, int], None]
@@ -43,6 +44,9 @@ class Session:
     :ivar problems: what is wrong with the dump, one line each
     :ivar evaluate: value of a ``$expression`` the user typed (inside gdb), or None
     :ivar select_task: selects a task's thread (inside gdb), or None
+    :ivar load_module: loads a module's debug file, found below folders or the usual
+        places (inside gdb), or None
+    :ivar module_files: debug files that are loaded, by module
     :ivar source_line: ``file:line`` of a text address where there is DWARF, or None
     """
 
@@ -59,6 +63,8 @@ class Session:
         self.opened_in = 0.0
         self.evaluate: Callable[[str], int] | None = None
         self.select_task: Callable[[int], None] | None = None
+        self.load_module: Callable[[Module, Sequence[Path]], None] | None = None
+        self.module_files: dict[str, Path] = {}
         self.source_line: Callable[[int], str | None] | None = None
 
     @property

@@ -24,6 +24,7 @@ START_KERNEL_MAP = 0xFFFFFFFF80000000
 _KERNEL_IMAGE_SIZE = 1 << 30
 _PRESENT, _PSE = 1, 0x80
 _PADDR_MASK = 0x000FFFFFFFFFF000
+_MAX_TABLES = 2048  # 8 MiB
 _TABLE = struct.Struct("<512Q")
 _U64 = struct.Struct("<Q")
 # struct elf_prstatus: pr_pid and pr_reg.
@@ -50,6 +51,7 @@ class X86PageTable:
         self.levels = levels
         self.sme_mask = sme_mask
         self._read_phys = read_phys
+        self._tables: dict[int, memoryview] = {}
         self._mask = _PADDR_MASK & ~sme_mask
         self._names = (*_LEVELS[: levels - 1], "PGD")
 
@@ -70,11 +72,8 @@ class X86PageTable:
             raise FaultError("virtual", vaddr, FaultReason.NONCANONICAL)
         table = self.root
         for level in range(self.levels, 0, -1):
-            shift = 3 + 9 * level
             try:
-                (entry,) = _U64.unpack(
-                    self._read_phys(table + ((vaddr >> shift) & 511) * 8, 8)
-                )
+                entry = self._table(table)[vaddr >> (3 + 9 * level) & 511]
             except FaultError:
                 raise FaultError("virtual", vaddr, FaultReason.TABLE) from None
             if not entry & _PRESENT:
@@ -83,6 +82,16 @@ class X86PageTable:
                 return self._leaf(vaddr, entry, level)
             table = entry & self._mask
         raise AssertionError("a walk ends at a PTE")
+
+    def _table(self, paddr: int) -> memoryview:
+        # Stacks and modules share few tables, so each is read once.
+        table = self._tables.get(paddr)
+        if table is None:
+            if len(self._tables) >= _MAX_TABLES:
+                self._tables.clear()
+            table = memoryview(self._read_phys(paddr, 4096)).cast("Q")
+            self._tables[paddr] = table
+        return table
 
     def _leaf(self, vaddr: int, entry: int, level: int) -> Mapping:
         if level > 3:

@@ -19,10 +19,12 @@ from gdbkdump.errors import (
     SymbolNotFoundError,
     TypeNotFoundError,
 )
+from gdbkdump.formats.notes import parse_notes
 from gdbkdump.kernel.list import for_each
+from gdbkdump.kernel.panic import taint_letters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gdbkdump.debuginfo.base import TypeSource
     from gdbkdump.kernel.base import Kernel
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _MAX_SYMBOLS = 1 << 20
 _MAX_BTF = 64 << 20
+_MAX_SECTIONS = 4096
+_MAX_PARAMETERS = 4096
+NT_GNU_BUILD_ID = 3
 _SYM = struct.Struct("<IBBHQQ")  # Elf64_Sym
 
 
@@ -80,6 +85,118 @@ def _ranges(module: KObject) -> tuple[tuple[int, int], ...]:
             part = module[layout]
             parts.append((int(part["base"]), int(part["size"])))
     return tuple((base, size) for base, size in parts if base and size)
+
+
+def module_sections(kernel: Kernel, module: Module) -> dict[str, int]:
+    """Return where each section of a module is, as /sys/module/NAME/sections has it.
+
+    Sections of its init part are named too, though their memory was freed.
+    """
+    pointer = kernel.object("module", module.address)["sect_attrs"]
+    if not pointer:
+        return {}
+    table = pointer.deref()
+    if table.has("nsections"):
+        return dict(_counted_sections(kernel, table))
+    # Since Linux kernel commit 4b2c11e4aaf7 ("module: sysfs: Drop member
+    # 'module_sect_attrs::nsections'") (in v6.14), and with the address in ->private.
+    return dict(_terminated_sections(kernel, table))
+
+
+def _counted_sections(kernel: Kernel, table: KObject) -> Iterator[tuple[str, int]]:
+    attribute = kernel.struct("module_sect_attr")
+    # Since Linux kernel commit ed66f991bb19 ("module: Refactor section attr into bin
+    # attribute") (in v5.8).
+    name = kernel.first_member("module_sect_attr", "battr.attr.name", "name")
+    fields = kernel.fields("module_sect_attr", [name, "address"])
+    start = table.address_of("attrs")
+    for i in range(min(table["nsections"], _MAX_SECTIONS)):
+        text, address = fields.read(start + i * attribute.size)
+        yield _text(kernel, text), address
+
+
+def _terminated_sections(kernel: Kernel, table: KObject) -> Iterator[tuple[str, int]]:
+    fields = kernel.fields("bin_attribute", ["attr.name", "private"])
+    pointers = table["grp.bin_attrs"]
+    for i in range(_MAX_SECTIONS):
+        attribute = kernel.reader.u64(pointers + 8 * i)
+        if not attribute:
+            return
+        text, address = fields.read(attribute)
+        yield _text(kernel, text), address
+
+
+def _text(kernel: Kernel, address: int) -> str:
+    return kernel.reader.c_string(address, 128).decode("utf-8", "backslashreplace")
+
+
+def module_build_id(kernel: Kernel, sections: Mapping[str, int]) -> str | None:
+    """Return the build-id of a module in hex, from its note in memory."""
+    address = sections.get(".note.gnu.build-id")
+    if not address:
+        return None
+    data = kernel.reader.read_partial(address, 64)
+    for note in parse_notes(data, []):
+        if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID:
+            return note.desc.hex()
+    return None
+
+
+def module_taints(kernel: Kernel, module: Module) -> str:
+    """Return the letters of a module's taints (``module_flags_taint()``)."""
+    mask = kernel.object("module", module.address)["taints"]
+    return taint_letters(kernel, mask)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a module.
+
+    :param value: None where its type is not one of the kernel's own
+    """
+
+    name: str
+    type: str
+    value: str | None
+
+
+# What the kernel's own param_ops print (kernel/params.c): size and signedness.
+_INTEGERS = {
+    "byte": (1, False), "short": (2, True), "ushort": (2, False), "int": (4, True),
+    "uint": (4, False), "long": (8, True), "ulong": (8, False), "ullong": (8, False),
+    "hexint": (4, False),
+}  # fmt: skip
+
+
+def module_parameters(kernel: Kernel, module: Module) -> list[Parameter]:
+    """Return the parameters of a module with their values at the crash."""
+    object_ = kernel.object("module", module.address)
+    fields = kernel.fields("kernel_param", ["name", "ops", "arg"])
+    size = kernel.struct("kernel_param").size
+    found = []
+    for i in range(min(object_["num_kp"], _MAX_PARAMETERS)):
+        name, operations, argument = fields.read(object_["kp"] + i * size)
+        symbol = kernel.debuginfo.symbol_at(operations)
+        known = symbol is not None and symbol.name.startswith("param_ops_")
+        type_ = symbol.name.removeprefix("param_ops_") if symbol and known else "?"
+        value = _parameter_value(kernel, type_, argument)
+        found.append(Parameter(_text(kernel, name), type_, value))
+    return found
+
+
+def _parameter_value(kernel: Kernel, type_: str, address: int) -> str | None:
+    if type_ in _INTEGERS:
+        size, signed = _INTEGERS[type_]
+        number = int.from_bytes(
+            kernel.reader.read(address, size), "little", signed=signed
+        )
+        return f"{number:#x}" if type_ == "hexint" else str(number)
+    if type_ in ("bool", "invbool"):
+        return "N" if bool(kernel.reader.u8(address)) is (type_ == "invbool") else "Y"
+    if type_ == "charp":
+        pointer = kernel.reader.u64(address)
+        return _text(kernel, pointer) if pointer else "(null)"
+    return None
 
 
 class ModuleSymbols:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gdbkdump.arch.base import Registers
     from gdbkdump.kernel.base import Kernel
 
+_MAX_TAINTS = 32  # TAINT_FLAGS_COUNT is 20 in 7.x
 _NOTE_HEADER = struct.Struct("<III")
 # Lines that say why, best first: what comes after them is the consequence.
 _OOPS = (
@@ -74,17 +75,22 @@ def panic_message(kernel: Kernel) -> bytes | None:
     return panic
 
 
+def taint_letters(kernel: Kernel, mask: int) -> str:
+    """Return the letters of a mask of taint flags (``taint_flags[]``)."""
+    table = kernel.symbol("taint_flags")
+    type_ = kernel.struct("taint_flag")
+    offset = type_.offset("c_true")
+    return "".join(
+        chr(kernel.reader.u8(table + bit * type_.size + offset))
+        for bit in range(min(mask.bit_length(), _MAX_TAINTS))
+        if mask >> bit & 1
+    )
+
+
 def taint_flags(kernel: Kernel) -> str | None:
     """Return the taint letters as in an oops (``kernel/panic.c``), ``""`` for none."""
     try:
         mask = kernel.reader.u64(kernel.symbol("tainted_mask"))
-        table = kernel.symbol("taint_flags")
-        size = kernel.struct("taint_flag").size
-        offset = kernel.struct("taint_flag").offset("c_true")
-        return "".join(
-            chr(kernel.reader.u8(table + bit * size + offset))
-            for bit in range(mask.bit_length())
-            if mask >> bit & 1
-        )
+        return taint_letters(kernel, mask)
     except (SymbolNotFoundError, FaultError):
         return None

@@ -257,10 +257,14 @@ def idle_task(kernel: Kernel, cpu: int) -> Task | None:
 
 
 def current_task(kernel: Kernel, cpu: int) -> Task | None:
-    """Return the task that was on a CPU, or None."""
+    """Return the task that was on a CPU, or None.
+
+    :raise FaultError: it cannot be read
+    """
     for number, current, _ in _runqueues(kernel):
-        if number == cpu:
-            return task_by_address(kernel, current)
+        if number == cpu and current:
+            # In a damaged dump it may be missing in the list, and be there all the same.
+            return task_by_address(kernel, current) or _Walk(kernel).read(current)[0]
     return None
 
 
