@@ -80,7 +80,7 @@ def _struct_rows(body: StructType, named: Type, depth: int) -> Iterator[_Row]:
     opening = f"typedef {body.keyword}" if isinstance(named, TypedefType) else head
     yield _Row(f"{opening} {{")
     if not body.is_complete:
-        yield _Row(f"{_INDENT}<incomplete type>")
+        yield _Row("<incomplete type>")
     yield from _body_rows(body, 0, depth)
     closing = f"}} {named.name};" if isinstance(named, TypedefType) else "}"
     yield _Row(closing)

@@ -81,6 +81,18 @@ class Char(int):
     """The value of a ``char``."""
 
 
+class Negative(int):
+    """A negative integer of ``bits`` bits."""
+
+    bits: int
+
+    def __new__(cls, value: int, bits: int) -> Negative:
+        """Make a number."""
+        self = super().__new__(cls, value)
+        self.bits = bits
+        return self
+
+
 class _Block:
     # The bytes of one object, read once; each piece is read alone where that fails.
     def __init__(self, kernel: Kernel, address: int, size: int) -> None:
@@ -202,6 +214,9 @@ def _decode_scalar(block: _Block, type_: Type, place: Place) -> Any:
         value = int.from_bytes(raw, "little", signed=type_.is_signed)
     if isinstance(type_, EnumType):
         return EnumValue(value, type_.name_of(value))
+    if value < 0:
+        bits = place.member.bit_size if place.member else 0
+        return Negative(value, bits or 8 * type_.size)
     if type_.is_bool and value in (0, 1):
         return bool(value)
     return Char(value) if type_.is_char and type_.name == "char" else value
@@ -265,8 +280,11 @@ class Printer:
             return "true" if value else "false"
         if isinstance(value, float):
             return repr(value)
-        text = f"{value & MASK64 if value < 0 else value:#x}" if self._is_hex else ""
-        text = text or str(int(value))
+        text = str(int(value))
+        if self._is_hex:
+            # Two's complement, as wide as the type.
+            mask = (1 << value.bits) - 1 if isinstance(value, Negative) else MASK64
+            text = f"{value & mask:#x}"
         if isinstance(value, Char) and 32 <= value < 127:
             text += f" '{chr(value)}'"
         return text
