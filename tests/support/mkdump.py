@@ -81,20 +81,24 @@ class ElfCore:
         at = _align(64 + 64 * (self.xnum is not None) + count * PHDR.size, 16)
         if self.xnum is not None:
             self.phoff = 128
-        headers, body = [], b""
+        headers: list[bytes] = []
+        body: list[bytes] = []
+        end = at
         if self.notes:
             size = len(self.notes) if self.notes_size is None else self.notes_size
             headers.append(PHDR.pack(PT_NOTE, 0, at, 0, 0, size, size, 0))
-            body += _padded(self.notes, 16)
+            body.append(_padded(self.notes, 16))
+            end += len(body[-1])
         for segment in self.segments:
-            offset = at + len(body) if segment.offset is None else segment.offset
+            offset = end if segment.offset is None else segment.offset
             headers.append(_load(segment, offset))
-            body += _padded(segment.data, 16)
+            body.append(_padded(segment.data, 16))
+            end += len(body[-1])
         head = self._header(count)
         if self.xnum is not None:
             # sh_info of section 0 holds the number where e_phnum is PN_XNUM.
             head += bytes(44) + struct.pack("<I", self.xnum) + bytes(16)
-        return (head + b"".join(headers)).ljust(at, b"\0") + body
+        return (head + b"".join(headers)).ljust(at, b"\0") + b"".join(body)
 
     def _header(self, count: int) -> bytes:
         phnum = count if self.phnum is None else self.phnum

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""drgn's view of a dump from a process of its own: its libdw clashes with gdb's.
+
+Reads ``{"reads": [[address, size], ...], "pcs": [pid, ...]}`` from standard input and
+answers with hex strings and numbers; null where drgn cannot tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_NO_DRGN = 77
+
+
+def ask_drgn(
+    directory: Path, reads: Sequence[tuple[int, int]] = (), pcs: Sequence[int] = ()
+) -> dict[str, list[Any]]:
+    """Return what drgn says of a dump; skip where there is no drgn."""
+    done = subprocess.run(
+        [os.environ.get("GDBKDUMP_TEST_PYTHON", sys.executable), __file__, directory],
+        input=json.dumps({"reads": list(reads), "pcs": list(pcs)}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == _NO_DRGN:
+        pytest.skip("drgn is not installed")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, list[Any]] = json.loads(done.stdout)
+    return answer
+
+
+def _answer(directory: str, asked: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    import drgn
+
+    program = drgn.Program()
+    program.set_core_dump(f"{directory}/vmcore")
+    program.load_debug_info([f"{directory}/vmlinux"])
+
+    def read(address: int, size: int) -> str | None:
+        try:
+            return program.read(address, size).hex()
+        except drgn.FaultError:
+            return None
+
+    def pc(pid: int) -> int | None:
+        try:
+            return program.stack_trace(pid)[0].pc
+        except (ValueError, LookupError):
+            return None
+
+    return {
+        "reads": [read(*item) for item in asked["reads"]],
+        "pcs": [pc(pid) for pid in asked["pcs"]],
+    }
+
+
+if __name__ == "__main__":
+    try:
+        import drgn  # noqa: F401
+    except ImportError:
+        sys.exit(_NO_DRGN)
+    json.dump(_answer(sys.argv[1], json.load(sys.stdin)), sys.stdout)
