@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gdbkdump.session import Session
 
 _NT_GNU_BUILD_ID = 3
+_SHF_ALLOC = 2
 # As in init/version-timestamp.c, without its newline.
 _BANNER = re.compile(rb"Linux version [^\0\n]{16,480}(?=\n\0)")
 _RELEASE = re.compile(rb"Linux version (\S+)")
@@ -79,6 +81,28 @@ def read_vmlinux(path: Path) -> Vmlinux:
 
     :raise FormatError: it is no ELF executable
     """
+    with _elf_file(path, "vmlinux") as elf:
+        return _read_elf(path, elf)
+
+
+def read_debug_file(path: Path) -> tuple[str | None, set[str]]:
+    """Return build-id and loaded sections of a module's file with debug information.
+
+    :raise FormatError: it is none
+    """
+    with _elf_file(path, "module") as elf:
+        if not _has_debug_info(elf):
+            raise FormatError(f"{path} has no debug information")
+        names = {
+            section.name
+            for section in elf.iter_sections()
+            if section["sh_flags"] & _SHF_ALLOC
+        }
+        return _build_id(_contents(elf, ".note.gnu.build-id", _MAX_NOTES)), names
+
+
+@contextmanager
+def _elf_file(path: Path, what: str) -> Iterator[ELFFile]:
     # Late: a session without a vmlinux needs no ELF parser.
     try:
         from elftools.common.exceptions import ELFError
@@ -88,12 +112,19 @@ def read_vmlinux(path: Path) -> Vmlinux:
     try:
         with open(path, "rb") as file:
             if file.read(4) != b"\x7fELF":
-                raise FormatError(f"{path} is not a vmlinux: it is no ELF file")
-            return _read_elf(path, ELFFile(file))
+                raise FormatError(f"{path} is not a {what}: it is no ELF file")
+            yield ELFFile(file)
     except OSError as error:
         raise FormatError(f"cannot read {path}: {error.strerror}") from None
     except (ELFError, ValueError, OverflowError, MemoryError):
         raise FormatError(f"{path} is a damaged ELF file") from None
+
+
+def _has_debug_info(elf: ELFFile) -> bool:
+    return any(
+        elf.get_section_by_name(name) is not None
+        for name in (".debug_info", ".zdebug_info")
+    )
 
 
 def _read_elf(path: Path, elf: ELFFile) -> Vmlinux:
@@ -108,13 +139,9 @@ def _read_elf(path: Path, elf: ELFFile) -> Vmlinux:
         _contents(elf, name, _MAX_NOTES) for name in (".notes", ".note.gnu.build-id")
     )
     banners = tuple(_BANNER.findall(_contents(elf, ".rodata", _MAX_RODATA)))
-    has_debug_info = any(
-        elf.get_section_by_name(name) is not None
-        for name in (".debug_info", ".zdebug_info")
-    )
     release = _release(banners[0]) if banners else None
     identity = Identity(release, _build_id(notes), banners)
-    return Vmlinux(path, identity, has_debug_info, text["sh_addr"])
+    return Vmlinux(path, identity, _has_debug_info(elf), text["sh_addr"])
 
 
 def _contents(elf: ELFFile, name: str, limit: int) -> bytes:

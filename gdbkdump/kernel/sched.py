@@ -263,7 +263,7 @@ def current_task(kernel: Kernel, cpu: int) -> Task | None:
     """
     for number, current, _ in _runqueues(kernel):
         if number == cpu and current:
-            # In a damaged dump it may be missing in the list, and be there all the same.
+            # In a damaged dump it may be missing in the list and be there anyway.
             return task_by_address(kernel, current) or _Walk(kernel).read(current)[0]
     return None
 

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     },
     "target": {"kernel", "unwind", "debuginfo", "memory", "formats", "arch"},
     "vmlinux": {"session", "kernel", "formats"},
+    "modulefiles": {"session", "kernel", "vmlinux"},
     "session": {"formats", "arch", "memory", "debuginfo", "kernel", "target"},
     "cli": {"session", "commands", "render", "vmlinux"},
     "__main__": {"cli"},

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debug files of modules, given to gdb with the address of each section."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import gdb
+
+from gdbkdump.errors import FormatError, KdumpError
+from gdbkdump.kernel.module import for_each_module
+from gdbkdump.kernel.sched import panic_task
+from gdbkdump.modulefiles import find_module_file
+from gdbkdump.unwind.unwinder import unwind_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gdbkdump.kernel.module import Module
+    from gdbkdump.session import Session
+
+# What gdb's commands take unquoted. Section names are the file's own, so untrusted.
+_PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
+_PLAIN_SECTION = re.compile(r"[\w.]+", re.ASCII)
+
+
+class ModuleLoader:
+    """Loads debug files, each module's once.
+
+    :param folder: private, for links to files whose names gdb would misread
+    :param debug_dirs: roots to search as /usr/lib/debug is searched
+    """
+
+    def __init__(
+        self, session: Session, folder: Path, debug_dirs: Callable[[], Sequence[Path]]
+    ) -> None:
+        """Take a session; nothing is loaded yet."""
+        self._session = session
+        self._folder = folder
+        self._debug_dirs = debug_dirs
+
+    def load(self, module: Module, dirs: Sequence[Path]) -> None:
+        """Load a module's debug file, unless it is loaded.
+
+        :raise KdumpError: there is none, or gdb cannot read it
+        """
+        session = self._session
+        if module.name in session.module_files:
+            return
+        found = find_module_file(session, module, dirs, self._debug_dirs())
+        text = found.sections.get(".text")
+        if text is None:
+            raise FormatError(f"module {module.name}: {found.path} has no .text")
+        command = f"add-symbol-file {self._plain(found.path, module)} {text:#x}"
+        for name, address in found.sections.items():
+            if name != ".text" and _PLAIN_SECTION.fullmatch(name):
+                command += f" -s {name} {address:#x}"
+        try:
+            gdb.execute(command, to_string=True)
+        except gdb.error as error:
+            raise FormatError(f"gdb cannot read {found.path}: {error}") from None
+        session.module_files[module.name] = found.path
+
+    def _plain(self, path: Path, module: Module) -> Path:
+        if _PLAIN_PATH.fullmatch(str(path)):
+            return path
+        link = self._folder / f"module-{module.address:x}.ko"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
+        return link
+
+    def load_panicking(self) -> None:
+        """Load those of the modules on the stack that panicked.
+
+        What is not found becomes one of the session's problems.
+        """
+        session = self._session
+        task = panic_task(session.kernel)
+        modules = list(for_each_module(session.kernel)) if task else []
+        if task is None or not modules:
+            return
+        pcs = [frame.pc for frame in unwind_task(session.kernel, task).frames]
+        for module in modules:
+            ends = [(base, base + size) for base, size in module.ranges]
+            if any(low <= pc < high for pc in pcs for low, high in ends):
+                try:
+                    self.load(module, ())
+                except KdumpError as error:
+                    session.problems.append(str(error))
