@@ -54,6 +54,7 @@ def _run(gdb: str, files: list[Path], tests: list[str], report: Path) -> int:
         GDBKDUMP_TEST_PATH=os.pathsep.join(
             p for p in sys.path if p.endswith("-packages")
         ),
+        GDBKDUMP_TEST_PYTHON=sys.executable,
         GDBKDUMP_TEST_VERSION=f"{sys.version_info[0]}.{sys.version_info[1]}",
         GDBKDUMP_TEST_ARGS="\n".join([*tests, f"--junitxml={report}"]),
     )

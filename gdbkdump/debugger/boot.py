@@ -32,7 +32,7 @@ from gdbkdump.kernel.sched import panic_task
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
 from gdbkdump.session import open_session
-from gdbkdump.target.threads import kernel_threads
+from gdbkdump.target.threads import Threads, kernel_threads
 from gdbkdump.target.viewcore import kernel_ranges, write_view_core
 from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gdbkdump.session import Session
-    from gdbkdump.target.threads import Threads
     from gdbkdump.vmlinux import Vmlinux
 
 # What gdb's commands take unquoted; quoting differs from version to version.
@@ -91,10 +90,17 @@ def _open(debugger: Debugger) -> Session:
         threads = _load_view(session, folder)
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
-    panicked = panic_task(session.kernel)
+    _select_panic_task(debugger, session)
+    return session
+
+
+def _select_panic_task(debugger: Debugger, session: Session) -> None:
+    try:
+        panicked = panic_task(session.kernel)
+    except KdumpError:
+        return  # the banner says so
     if panicked:
         debugger.select_task(panicked.address)
-    return session
 
 
 def _configure() -> None:
@@ -188,7 +194,12 @@ def _load_view(session: Session, folder: Path) -> Threads:
     kernel = session.kernel
     # The ranges first: their walk spares each thread's stack one of its own.
     ranges = kernel_ranges(kernel, session.dump, session.problems)
-    threads = kernel_threads(kernel)
+    try:
+        threads = kernel_threads(kernel)
+    except KdumpError as error:
+        # Without types or tasks the memory is still there to be looked at.
+        session.problems.append(f"gdb has no threads: {error}")
+        threads = Threads()
     core = folder / "view.core"
     write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
     gdb.execute(f"core-file {core}", to_string=True)

@@ -49,13 +49,13 @@ def _answer(directory: str, asked: dict[str, list[Any]]) -> dict[str, list[Any]]
 
     def read(address: int, size: int) -> str | None:
         try:
-            return program.read(address, size).hex()
+            return bytes(program.read(address, size)).hex()
         except drgn.FaultError:
             return None
 
     def pc(pid: int) -> int | None:
         try:
-            return program.stack_trace(pid)[0].pc
+            return int(program.stack_trace(pid)[0].pc)
         except (ValueError, LookupError):
             return None
 
