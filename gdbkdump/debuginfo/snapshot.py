@@ -75,6 +75,8 @@ class _Recorder:
             raise CorruptError(f"the type {type_.name!r} is part of itself")
         if isinstance(type_, StructType) and type_.name:
             return str(type_)
+        if isinstance(type_, QualifiedType):
+            return [type_.qualifier, self._refer(type_.target, depth + 1)]
         return self._embed(type_, depth)
 
     def _encode(self, type_: Type, depth: int) -> Any:
