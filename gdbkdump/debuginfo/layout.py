@@ -351,9 +351,22 @@ def _declare_pointer(pointer: PointerType, name: str, depth: int) -> str:
     return declare(target, name, depth + 1)
 
 
+# DWARF and BTF have the compiler's names of integers; people write these.
+_PLAIN_NAMES = {
+    "long unsigned int": "unsigned long",
+    "long int": "long",
+    "long long unsigned int": "unsigned long long",
+    "long long int": "long long",
+    "short unsigned int": "unsigned short",
+    "short int": "short",
+}
+
+
 def _tag(type_: Type) -> str:
     if isinstance(type_, StructType):
         return str(type_) if type_.name else f"{type_.keyword} {{...}}"
     if isinstance(type_, EnumType):
         return f"enum {type_.name}" if type_.name else "enum {...}"
+    if isinstance(type_, IntType):
+        return _PLAIN_NAMES.get(type_.name, type_.name)
     return type_.name or "?"

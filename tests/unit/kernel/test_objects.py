@@ -202,7 +202,7 @@ def test_the_layout_is_c():
   [13:0] unsigned char ready : 1;
   [13:1] unsigned char kind : 3;
          union {
-    [16]     long unsigned int whole;
+    [16]     unsigned long whole;
              struct {
     [16]         unsigned int low;
     [20]         unsigned int high;
@@ -214,7 +214,7 @@ def test_the_layout_is_c():
     [88] unsigned char mac[6];
     [96] int delta;
    [104] int bits[2];
-   [120] long unsigned int tail[];
+   [120] unsigned long tail[];
 }
 SIZE: 120"""
     )
