@@ -27,7 +27,12 @@ from gdbkdump.debugger.debuginfo import GdbDebugInfo
 from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcore
 from gdbkdump.debugger.functions import register_functions
 from gdbkdump.debugger.parameters import Settings, debug_dirs
-from gdbkdump.errors import FormatError, KdumpError, MismatchError
+from gdbkdump.errors import (
+    FormatError,
+    KdumpError,
+    MismatchError,
+    TypeNotFoundError,
+)
 from gdbkdump.kernel.sched import panic_task
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
@@ -39,9 +44,12 @@ from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gdbkdump.formats.vmcoreinfo import VmcoreInfo
     from gdbkdump.session import Session
     from gdbkdump.vmlinux import Vmlinux
 
+# The versions after it read DWARF in a few seconds, in the background.
+_LAST_SLOW_VERSION = 14
 # What gdb's commands take unquoted; quoting differs from version to version.
 _PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
 
@@ -78,7 +86,7 @@ def _open(debugger: Debugger) -> Session:
     session = open_session(
         find_vmcore(),
         report=console.Progress(),
-        types_without_btf=lambda info: GdbDebugInfo() if gdb.objfiles() else None,
+        types_without_btf=_dwarf_types,
     )
     vmlinux = _find_vmlinux(session)
     folder = _private_folder()
@@ -103,21 +111,39 @@ def _select_panic_task(debugger: Debugger, session: Session) -> None:
         debugger.select_task(panicked.address)
 
 
+def _dwarf_types(info: VmcoreInfo | None) -> GdbDebugInfo | None:
+    # Where they are moved to does not matter to types.
+    path = find_given_vmlinux()
+    if not gdb.objfiles() and path and _PLAIN_PATH.fullmatch(str(path)):
+        with contextlib.suppress(gdb.error), _quiet():
+            gdb.execute(f"symbol-file {path}", to_string=True)
+    types = GdbDebugInfo()
+    try:
+        types.find("struct", "task_struct")
+    except TypeNotFoundError:
+        return None
+    return types
+
+
 def _configure() -> None:
     gdb.execute("set print thread-events off")
-    major = re.match(r"\d+", gdb.VERSION.rpartition(" ")[2])
-    if major and int(major[0]) <= 14:
-        _use_index_cache(major[0])
+    if _major_version() <= _LAST_SLOW_VERSION:
+        _use_index_cache()
     if command_line().is_batch and str(gdb.parameter("debuginfod enabled")) == "ask":
         # In batch mode gdb would answer its own question with yes.
         gdb.execute("set debuginfod enabled off")
 
 
-def _use_index_cache(version: str) -> None:
+def _major_version() -> int:
+    major = re.match(r"\d+", gdb.VERSION.rpartition(" ")[2])
+    return int(major[0]) if major else 0
+
+
+def _use_index_cache() -> None:
     # Reading a kernel's DWARF takes these 20 s without one. Versions of gdb do not read
     # each other's, though the names of the files are the same.
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = base / "gdbkdump" / "index" / f"gdb-{version}"
+    folder = base / "gdbkdump" / "index" / f"gdb-{_major_version()}"
     if not _PLAIN_PATH.fullmatch(str(folder)):
         return
     try:
@@ -219,6 +245,7 @@ def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:
     if session.kernel.symbol("__per_cpu_start") == 0:
         # Until 6.15 per-CPU symbols of x86-64 are offsets, which do not move.
         command += " -s .data..percpu 0"
+    _announce_first_reading(vmlinux)
     try:
         gdb.execute(command, to_string=True)
     except gdb.error as error:
@@ -228,6 +255,18 @@ def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:
             f"{vmlinux.path} has no debug information: gdb shows no types, lines,"
             " arguments or locals; the k-commands do not need it"
         )
+
+
+def _announce_first_reading(vmlinux: Vmlinux) -> None:
+    # gdb names the files of its index cache so (gdb/dwarf2/index-cache.c).
+    index = f"{vmlinux.identity.build_id}.gdb-index"
+    folder = gdb.parameter("index-cache directory")
+    is_slow = _major_version() <= _LAST_SLOW_VERSION and vmlinux.has_debug_info
+    if is_slow and os.isatty(2) and not Path(str(folder), index).exists():
+        gdb.write(
+            "gdbkdump: gdb reads this vmlinux for the first time...\n", gdb.STDERR
+        )
+        gdb.flush(gdb.STDERR)
 
 
 def _has_separate_debug_info() -> bool:

@@ -57,9 +57,9 @@ def is_terminal() -> bool:
 
 def wants_colour() -> bool:
     """Tell whether output should be coloured, as gdb's own output is."""
-    if "NO_COLOR" in os.environ or not gdb.parameter("style enabled"):
+    if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         return False
-    return is_terminal()
+    return bool(gdb.parameter("style enabled")) and is_terminal()
 
 
 class Progress:
