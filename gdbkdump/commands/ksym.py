@@ -69,7 +69,7 @@ class _Row(NamedTuple):
         "ksym panic+0x10",
         "ksym -n schedule",
         "ksym -q modprobe",
-        "ksym -m virtio_net",
+        "ksym -m virtio_blk",
     ],
     crash="sym",
 )
