@@ -24,6 +24,8 @@ from gdbkdump.session import open_session
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gdbkdump.debuginfo.base import TypeSource
+    from gdbkdump.kernel.base import Kernel
     from gdbkdump.session import Session
 
 _EPILOG = """\
@@ -105,7 +107,7 @@ def _run_commands(args: argparse.Namespace) -> int:
             parsed.append((find_command(words[0]), words[1:]))
         except (ValueError, CommandError) as error:
             return _fail(error, 1)
-    session = open_session(args.vmcore, report=_Progress())
+    session = _open(args)
     if args.vmlinux:
         _check_vmlinux(session, args.vmlinux)
     code = 0
@@ -120,6 +122,19 @@ def _run_commands(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     session.close()
     return code
+
+
+def _open(args: argparse.Namespace) -> Session:
+    return open_session(
+        args.vmcore, report=_Progress(), types_without_btf=_recorded_types
+    )
+
+
+def _recorded_types(kernel: Kernel) -> TypeSource | None:
+    # Late: few kernels have no BTF.
+    from gdbkdump.recordedtypes import recorded_types
+
+    return recorded_types(kernel)
 
 
 def _check_vmlinux(session: Session, vmlinux: Path) -> None:
@@ -180,7 +195,7 @@ class _Progress:
 def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
     from gdbkdump.vmlinux import find_vmlinux
 
-    session = open_session(args.vmcore, report=_Progress())
+    session = _open(args)
     if args.vmlinux:
         _check_vmlinux(session, args.vmlinux)
     else:

@@ -70,8 +70,7 @@ def _kept(
     return {
         name: address
         for name, address in sections.items()
-        if name in names
-        and any(base <= address < base + size for base, size in module.ranges)
+        if name in names and module.holds(address)
     }
 
 

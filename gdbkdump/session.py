@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gdbkdump.memory.virtual import MappedMemory
 
     Report = Callable[[str, int, int], None]
-    TypesWithoutBtf = Callable[["VmcoreInfo | None"], TypeSource | None]
+    TypesWithoutBtf = Callable[[Kernel], TypeSource | None]
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -161,14 +161,17 @@ def _open_kernel(
         raise FormatError("VMCOREINFO does not say where the page tables are")
     memory, image = bootstrap.open_kernel_memory(dump, arch, info, root, problems)
     symbols = symbols or _find_symbols(memory, info, image)
-    types: TypeSource | None = _find_types(memory, symbols, image)
-    if types is None and types_without_btf:
-        types = types_without_btf(info)
+    types = _find_types(memory, symbols, image)
     debuginfo = DebugInfo(types, symbols, image, lambda: module_infos(kernel, problems))
     kernel = Kernel(memory, debuginfo, arch, info)
-    if types is None:
-        problems.append("no BTF in the dump: commands that need types will fail")
     _check_banner(kernel)
+    if types is None and types_without_btf:
+        debuginfo.types = types_without_btf(kernel)
+    if debuginfo.types is None:
+        problems.append(
+            "no BTF in the dump, so its structures are not known: open it once in gdb"
+            " with its vmlinux, which records them"
+        )
     return kernel
 
 

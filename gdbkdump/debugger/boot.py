@@ -26,6 +26,7 @@ from gdbkdump.debugger.banner import banner
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
 from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcore
 from gdbkdump.debugger.functions import register_functions
+from gdbkdump.debugger.modules import ModuleLoader
 from gdbkdump.debugger.parameters import Settings, debug_dirs
 from gdbkdump.errors import (
     FormatError,
@@ -34,6 +35,7 @@ from gdbkdump.errors import (
     TypeNotFoundError,
 )
 from gdbkdump.kernel.sched import panic_task
+from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
 from gdbkdump.session import open_session
@@ -44,7 +46,8 @@ from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gdbkdump.formats.vmcoreinfo import VmcoreInfo
+    from gdbkdump.debuginfo.base import TypeSource
+    from gdbkdump.kernel.base import Kernel
     from gdbkdump.session import Session
     from gdbkdump.vmlinux import Vmlinux
 
@@ -99,6 +102,10 @@ def _open(debugger: Debugger) -> Session:
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
     _select_panic_task(debugger, session)
+    modules = ModuleLoader(session, folder, debug_dirs)
+    session.load_module = modules.load
+    if vmlinux:
+        modules.load_panicking()
     return session
 
 
@@ -111,7 +118,11 @@ def _select_panic_task(debugger: Debugger, session: Session) -> None:
         debugger.select_task(panicked.address)
 
 
-def _dwarf_types(info: VmcoreInfo | None) -> GdbDebugInfo | None:
+def _dwarf_types(kernel: Kernel) -> TypeSource | None:
+    # What was recorded is as good, and at hand at once.
+    recorded = recorded_types(kernel)
+    if recorded is not None:
+        return recorded
     # Where they are moved to does not matter to types.
     path = find_given_vmlinux()
     if not gdb.objfiles() and path and _PLAIN_PATH.fullmatch(str(path)):
@@ -122,6 +133,9 @@ def _dwarf_types(info: VmcoreInfo | None) -> GdbDebugInfo | None:
         types.find("struct", "task_struct")
     except TypeNotFoundError:
         return None
+    with contextlib.suppress(OSError):
+        # Without a cache to write to, gdb alone can open such a dump.
+        record_types(kernel, types)
     return types
 
 

@@ -10,15 +10,19 @@ import gdb
 
 from gdbkdump.errors import FormatError, KdumpError
 from gdbkdump.kernel.module import for_each_module
+from gdbkdump.kernel.panic import cpu_registers
 from gdbkdump.kernel.sched import panic_task
 from gdbkdump.modulefiles import find_module_file
+from gdbkdump.unwind.stacks import task_stack
 from gdbkdump.unwind.unwinder import unwind_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from gdbkdump.kernel.base import Kernel
     from gdbkdump.kernel.module import Module
+    from gdbkdump.kernel.sched import Task
     from gdbkdump.session import Session
 
 # What gdb's commands take unquoted. Section names are the file's own, so untrusted.
@@ -77,15 +81,38 @@ class ModuleLoader:
         What is not found becomes one of the session's problems.
         """
         session = self._session
-        task = panic_task(session.kernel)
-        modules = list(for_each_module(session.kernel)) if task else []
-        if task is None or not modules:
-            return
-        pcs = [frame.pc for frame in unwind_task(session.kernel, task).frames]
-        for module in modules:
-            ends = [(base, base + size) for base, size in module.ranges]
-            if any(low <= pc < high for pc in pcs for low, high in ends):
-                try:
-                    self.load(module, ())
-                except KdumpError as error:
-                    session.problems.append(str(error))
+        try:
+            panicking = _panicking_modules(session.kernel)
+        except KdumpError:
+            return  # the banner says that there is no such task
+        for module in panicking:
+            try:
+                self.load(module, ())
+            except KdumpError as error:
+                session.problems.append(str(error))
+
+
+def _panicking_modules(kernel: Kernel) -> list[Module]:
+    task = panic_task(kernel)
+    modules = list(for_each_module(kernel)) if task else []
+    if task is None or not _mentions(kernel, task, modules):
+        return []
+    pcs = [frame.pc for frame in unwind_task(kernel, task).frames]
+    return [module for module in modules if any(module.holds(pc) for pc in pcs)]
+
+
+def _mentions(kernel: Kernel, task: Task, modules: list[Module]) -> bool:
+    # Most kernels panic outside modules, and the tables to unwind with take time to
+    # load: no word of the stack may lead into a module before that is done. On another
+    # stack (of an interrupt) that cannot be told so cheaply.
+    registers = cpu_registers(kernel, task.cpu)
+    if registers is None:
+        return False
+    stack = task_stack(kernel, task.stack) if task.stack else None
+    if stack is None or not stack.start <= registers["sp"] < stack.end:
+        return True
+    data = kernel.reader.read_partial(registers["sp"], stack.end - registers["sp"])
+    words = [registers["ip"], *memoryview(data[: len(data) & ~7]).cast("Q")]
+    low = min((base for m in modules for base, _ in m.ranges), default=0)
+    high = max((base + size for m in modules for base, size in m.ranges), default=0)
+    return any(low <= word < high for word in words)

@@ -50,6 +50,10 @@ class Module:
     address: int
     ranges: tuple[tuple[int, int], ...]
 
+    def holds(self, address: int) -> bool:
+        """Tell whether an address is in it."""
+        return any(base <= address < base + size for base, size in self.ranges)
+
     @property
     def size(self) -> int:
         """Bytes in memory, init parts left out as /proc/modules does."""

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from gdbkdump.commands import command_names, find_command
 from gdbkdump.render import text
-from gdbkdump.session import Session
 
-NO_SESSION = cast("Session", None)
+NO_SESSION = cast("Any", None)
 
 
 def khelp(*words):
