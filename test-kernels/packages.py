@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,22 @@ def find_program(name: str) -> Path:
     return Path(path)
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program to its end and return what it printed."""
+def run(
+    *command: str | Path,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run a program to its end and return what it printed.
+
+    :param environment: what differs from our own
+    """
     program = find_program(str(command[0]))
     done = subprocess.run(
-        (program, *command[1:]), cwd=cwd, capture_output=True, text=True
+        (program, *command[1:]),
+        cwd=cwd,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         words = " ".join(map(str, command))
@@ -135,6 +146,25 @@ class AptRoot:
             raise DownloadError(f"{package} {version}: {reason}") from error
         (deb,) = set(directory.glob("*.deb")) - before
         return deb
+
+    def download_with_dependencies(
+        self, package: str, version: str, directory: Path
+    ) -> list[Path]:
+        """Download a package and all it depends on, as if nothing were installed."""
+        (directory / "partial").mkdir()
+        nothing = directory / "status"
+        nothing.touch()
+        settings = (
+            f"-oDir::State::Status={nothing}",
+            f"-oDir::Cache::Archives={directory}",
+        )
+        words = ("-y", "--no-install-recommends", "--download-only", "install")
+        try:
+            run("apt-get", *self._options(), *settings, *words, f"{package}={version}")
+        except BuildError as error:
+            reason = str(error).splitlines()[-1]
+            raise DownloadError(f"{package} {version}: {reason}") from error
+        return sorted(directory.glob("*.deb"))
 
 
 def _compare_versions(one: str, other: str) -> int:

@@ -8,6 +8,7 @@ Mirrors ``arch/x86/include/asm/pgtable_64_types.h``, ``pgtable_types.h``,
 from __future__ import annotations
 
 import struct
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from gdbkdump.arch.base import Mapping, Registers, TableEntry
@@ -236,8 +237,7 @@ class X86_64:
 
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description; registers not named are zero."""
-        values = [registers.get(name, 0) for name in self.registers]
-        return _PRSTATUS.pack(pid, *values)
+        return _PRSTATUS.pack(pid, *map(registers.get, self.registers, repeat(0)))
 
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode (cs has ring 3)."""

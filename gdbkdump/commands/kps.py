@@ -169,7 +169,6 @@ def _rows(
     kernel = session.kernel
     running = running_tasks(kernel)
     sizes = _Sizes(kernel, unreadable)
-    pointers = kernel.fields("task_struct", ["thread.sp"]) if kstack else None
     parents: dict[int, Any] = {}
     marks = (Shown("", False), Shown(">", True))
     for task in chosen:
@@ -180,13 +179,12 @@ def _rows(
                 if parent
                 else Absent(reason="its parent is not in the task list")
             )
-        address = pointers.read(task.address)[0] if pointers else task.address
         yield (
             marks[task.address in running],
             task.pid,
             parents[task.parent],
             task.cpu,
-            Address(address),
+            Address(task.sp if kstack else task.address),
             task_state(kernel, task),
             *sizes.cells(task),
             _comm(task),

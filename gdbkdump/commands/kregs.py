@@ -120,10 +120,9 @@ def _switched_out(session: Session, task: Task) -> Registers:
     kernel = session.kernel
     if not task.stack:
         raise CommandError("the task has exited, its stack is freed")
-    sp = kernel.object("task_struct", task.address)["thread.sp"]
     names = ["bp", "bx", "r12", "r13", "r14", "r15"]
     frame = kernel.fields("inactive_task_frame", [*names, "ret_addr"])
-    *values, ip = frame.read(sp)
+    *values, ip = frame.read(task.sp)
     size = kernel.struct("inactive_task_frame").size
     saved = dict(zip(names, values, strict=True))
-    return saved | {"ip": ip, "sp": sp + size}
+    return saved | {"ip": ip, "sp": task.sp + size}

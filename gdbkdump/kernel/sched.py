@@ -48,6 +48,7 @@ class Task(NamedTuple):
     :param cpu: the CPU it runs on, or ran on last
     :param mm: ``struct mm_struct *``, 0 for kernel threads and zombies
     :param parent: ``struct task_struct *``
+    :param sp: stack pointer at its last switch (``thread.sp``), stale if it is running
     :param is_idle: whether it is the idle task of its CPU
     :param rss_cache: pages it counted and did not yet add to its mm
         (SPLIT_RSS_COUNTING, before 6.2)
@@ -64,6 +65,7 @@ class Task(NamedTuple):
     stack: int
     parent: int
     signal: int
+    sp: int
     is_idle: bool
     rss_cache: int
 
@@ -90,7 +92,7 @@ class _Walk:
         self.fields = kernel.fields(
             "task_struct",
             ["pid", "tgid", "comm", cpu, state, "exit_state", "flags", "mm", "stack",
-             "real_parent", "signal", "thread_node.next",
+             "real_parent", "signal", "thread_node.next", "thread.sp",
              *(path for path in _RSS_CACHES if type_.has(path))],
         )  # fmt: skip
         self.tasks = type_.offset("tasks")
@@ -100,10 +102,10 @@ class _Walk:
     def read(self, address: int, is_idle: bool = False) -> tuple[Task, int]:
         """Return the task and its thread_node.next."""
         (pid, tgid, comm, cpu, state, exit_state, flags, mm, stack, parent, signal,
-         next_thread, *rss) = self.fields.read(address)  # fmt: skip
+         next_thread, sp, *rss) = self.fields.read(address)  # fmt: skip
         task = Task(
             address, pid, tgid, comm, cpu, (state | exit_state) & 0xFFFFFFFF,
-            flags, mm, stack, parent, signal, is_idle, sum(rss),
+            flags, mm, stack, parent, signal, sp, is_idle, sum(rss),
         )  # fmt: skip
         return task, next_thread
 

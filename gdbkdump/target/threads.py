@@ -81,7 +81,7 @@ def kernel_threads(kernel: Kernel) -> Threads:
             registers = {}
         else:
             try:
-                registers = read_switched(task.address)
+                registers = read_switched(task.sp)
             except FaultError:
                 result.unreadable += 1
                 registers = {}
@@ -120,11 +120,9 @@ def _switch_frame_reader(kernel: Kernel) -> Callable[[int], Registers]:
     names = list(arch.switch_registers)
     pushed = [arch.switch_registers[name] for name in names]
     fields = kernel.fields(arch.switch_frame, names)
-    thread = kernel.fields("task_struct", ["thread.sp"])
     fixed = arch.kernel_segments
 
-    def read(task: int) -> Registers:
-        (sp,) = thread.read(task)
+    def read(sp: int) -> Registers:
         registers = dict(zip(pushed, fields.read(sp), strict=True))
         registers["sp"] = sp + frame.size
         registers.update(fixed)

@@ -80,7 +80,6 @@ class Unwinder:
         self.frame_size = frame.size
         self.frame_bp = frame.offset("bp")
         self.frame_return = frame.offset("ret_addr")
-        self.thread_sp = kernel.struct("task_struct").offset("thread.sp")
         self.pt_regs = kernel.arch.registers[:21]
         self.iret_frame = self.pt_regs[_IRET_FIRST:]
 
@@ -220,7 +219,7 @@ class _Walk:
     def from_switch(self) -> None:
         """Unwind from what ``__switch_to_asm`` saved (struct inactive_task_frame)."""
         unwinder, task = self._unwinder, self._result.task
-        sp = self._reader.u64(task.address + unwinder.thread_sp)
+        sp = task.sp
         (stack,) = self._unvisited
         if sp & 7 or not stack.start <= sp <= stack.end - unwinder.frame_size:
             raise UnwindError(

@@ -46,6 +46,7 @@ def task_struct(state_name, cpu):
         member("real_parent", 48, pointer()), member("signal", 56, pointer()),
         member("tasks", 64, LIST), member("thread_node", 80, LIST),
         member("comm", 96, array(CHAR, 16)),
+        member("thread", 112, structure("thread_struct", 8, member("sp", 0, U64))),
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ class Machine:
         self.symbols()
 
     def put_task(self, at, pid, tgid, state=1):
-        row = bytearray(136)
+        row = bytearray(144)
         struct.pack_into("<IIIIII", row, 0, 0, 1, state, 0, 0, 1)
         struct.pack_into("<iiQQQ", row, 24, pid, tgid, 0, 0, INIT)
         row[96:100] = b"t%03d" % pid

@@ -226,8 +226,10 @@ class Machine:
         return Kernel(self.memory, info, X86_64(), None)
 
     def task(self):
-        zero = dict.fromkeys(Task._fields, 0)
-        return Task(**{**zero, "address": TASK, "comm": b"test", "stack": STACK})
+        start, data = self.memory.part(TASK + 0x100)
+        (sp,) = struct.unpack_from("<Q", data, TASK + 0x100 - start)
+        known = {"address": TASK, "comm": b"test", "stack": STACK, "sp": sp}
+        return Task(**{**dict.fromkeys(Task._fields, 0), **known})
 
     def unwind(self, **changes):
         self.result = unwind_task(self.kernel(), self.task()._replace(**changes))
