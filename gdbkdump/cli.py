@@ -202,6 +202,9 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
         session.vmlinux = find_vmlinux(session, args.debug_dir)
     init = Path(__file__).resolve().parent.parent / "gdb-init.py"
     environment = dict(os.environ, GDBKDUMP_VMCORE=str(args.vmcore.resolve()))
+    if args.debug_dir:
+        folders = [str(folder.resolve()) for folder in args.debug_dir]
+        environment["GDBKDUMP_DEBUG_DIR"] = os.pathsep.join(folders)
     if session.vmlinux:
         environment["GDBKDUMP_VMLINUX"] = str(session.vmlinux.resolve())
     session.close()

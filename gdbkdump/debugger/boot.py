@@ -27,7 +27,7 @@ from gdbkdump.debugger.debuginfo import GdbDebugInfo
 from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcore
 from gdbkdump.debugger.functions import register_functions
 from gdbkdump.debugger.modules import ModuleLoader
-from gdbkdump.debugger.parameters import Settings, debug_dirs
+from gdbkdump.debugger.parameters import Settings
 from gdbkdump.errors import (
     FormatError,
     KdumpError,
@@ -91,7 +91,7 @@ def _open(debugger: Debugger) -> Session:
         report=console.Progress(),
         types_without_btf=_dwarf_types,
     )
-    vmlinux = _find_vmlinux(session)
+    vmlinux = _find_vmlinux(session, debugger.settings.debug_dirs)
     folder = _private_folder()
     _unload()
     with _quiet():
@@ -102,7 +102,7 @@ def _open(debugger: Debugger) -> Session:
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
     _select_panic_task(debugger, session)
-    modules = ModuleLoader(session, folder, debug_dirs)
+    modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
     session.load_module = modules.load
     if vmlinux:
         modules.load_panicking()
@@ -168,12 +168,10 @@ def _use_index_cache() -> None:
     gdb.execute("set index-cache enabled on")
 
 
-def _find_vmlinux(session: Session) -> Vmlinux | None:
+def _find_vmlinux(session: Session, debug_dirs: list[Path]) -> Vmlinux | None:
     path = find_given_vmlinux()
     if path is None:
-        path = find_vmlinux(
-            session, debug_dirs(), debuginfod=not command_line().is_batch
-        )
+        path = find_vmlinux(session, debug_dirs, debuginfod=not command_line().is_batch)
     if path is None:
         session.problems.append(
             "no vmlinux of this kernel found: gdb itself has neither symbols nor types"

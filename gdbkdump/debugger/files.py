@@ -2,8 +2,9 @@
 """Which dump and which vmlinux gdb was started on.
 
 The program ``gdbkdump`` names them in the environment, GDBKDUMP_VMCORE and
-GDBKDUMP_VMLINUX. Otherwise gdb has opened them already, or refused to: it keeps no
-record of a core it cannot read, so its own command line is looked at last.
+GDBKDUMP_VMLINUX (and GDBKDUMP_DEBUG_DIR, see parameters.py). Otherwise gdb has opened
+them already, or refused to: it keeps no record of a core it cannot read, so its own
+command line is looked at last.
 """
 
 from __future__ import annotations

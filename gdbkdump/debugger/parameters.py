@@ -67,6 +67,12 @@ class Settings:
             "traceback", "whether a failed k-command shows a Python traceback.",
             gdb.PARAM_BOOLEAN, False,
         )  # fmt: skip
+        self._debug_dir = _Parameter(
+            "debug-dir",
+            "folders to search for vmlinux and modules first, with colons between.",
+            gdb.PARAM_OPTIONAL_FILENAME,
+            os.environ.get("GDBKDUMP_DEBUG_DIR", ""),
+        )
 
     @property
     def is_strict(self) -> bool:
@@ -90,8 +96,9 @@ class Settings:
         """Whether failures show where in our code they arose."""
         return bool(self._traceback.value)
 
-
-def debug_dirs() -> list[Path]:
-    """Return where else to look for a vmlinux: gdb's ``debug-file-directory``."""
-    folders = gdb.parameter("debug-file-directory")
-    return [Path(folder) for folder in str(folders or "").split(os.pathsep) if folder]
+    @property
+    def debug_dirs(self) -> list[Path]:
+        """Where to look for debug files first: ours, then gdb's own folders."""
+        texts = [self._debug_dir.value, gdb.parameter("debug-file-directory")]
+        names = os.pathsep.join([str(text) for text in texts if text])
+        return [Path(name) for name in names.split(os.pathsep) if name]
