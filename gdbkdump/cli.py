@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from gdbkdump.session import Session
 
 _EPILOG = """\
-Without -c gdb is started on the dump, with every task a thread; gdb options follow --.
+Without -c gdb is started on the dump, every task a thread; other options are gdb's.
 
   gdbkdump vmcore                     open gdb; vmlinux is found by its build-id
-  gdbkdump vmcore vmlinux -- -ex bt   the same with a vmlinux, and bt as first command
+  gdbkdump vmcore vmlinux -ex bt      the same with a vmlinux, and bt as first command
   gdbkdump vmcore -c ksys -c 'kps -m UN' -c klog --json
   gdbkdump vmcore -c khelp            list the commands
 
@@ -69,11 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    gdb_options: list[str] = []
-    if "--" in words:
-        at = words.index("--")
-        words, gdb_options = words[:at], words[at + 1 :]
+    words, gdb_options = _split(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
     try:
         if args.commands:
@@ -89,6 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    # From the first option that is none of ours, or "--", all is gdb's.
+    options = {"-h": 0, "--help": 0, "--version": 0, "--json": 0, "-c": 1, "--gdb": 1,
+               "--debug-dir": 1}  # fmt: skip
+    at = 0
+    while at < len(words) and words[at] != "--":
+        name = words[at].partition("=")[0]
+        if name.startswith("-") and name not in options:
+            return words[:at], words[at:]
+        at += 1 + (options.get(name, 0) if "=" not in words[at] else 0)
+    return words[:at], words[at + 1 :]
 
 
 def _fail(error: object, code: int) -> int:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from gdbkdump import cli
 from gdbkdump.cli import main
 
 
@@ -103,3 +104,29 @@ def test_a_closed_pipe_is_no_error(vmcore):
     assert done.stderr == b""
     assert done.stdout.count(b"\n") == 1
     assert done.returncode == 0
+
+
+def test_options_that_are_not_ours_are_gdbs():
+    split = cli._split
+    assert split(["core", "-c", "kps -u", "--json"]) == (
+        ["core", "-c", "kps -u", "--json"],
+        [],
+    )
+    assert split(["core", "--gdb=gdb18", "-ex", "bt"]) == (
+        ["core", "--gdb=gdb18"],
+        ["-ex", "bt"],
+    )
+    assert split(["core", "vmlinux", "--", "-batch"]) == (
+        ["core", "vmlinux"],
+        ["-batch"],
+    )
+
+
+def test_it_starts_gdb_with_the_dump_open(dump_dir, truth):
+    command = [sys.executable, "-m", "gdbkdump", str(dump_dir / "vmcore")]
+    command += [str(dump_dir / "vmlinux"), "-nx", "-batch", "-ex", "p $ktask(1)->pid"]
+    command += ["-ex", "kps -A"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "$1 = 1\n" in done.stdout
+    assert "wl-crash" in done.stdout.splitlines()[-1]
