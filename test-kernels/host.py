@@ -73,19 +73,26 @@ def _requirements() -> list[str]:
 
 def venv() -> Path:
     """Return the python of a virtual environment with what pyproject.toml asks for."""
-    needed = _requirements()
+    return _make_venv(_requirements()) / "bin/python"
+
+
+def newest_gdb() -> Path:
+    """Return a gdb newer than Debian's, out of a wheel that carries one."""
+    return _make_venv(["gdb-for-pwndbg>=18"]) / "bin/gdb"
+
+
+def _make_venv(needed: list[str]) -> Path:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     key = hashlib.sha256(repr((sorted(needed), version)).encode()).hexdigest()[:12]
     directory = CACHE / "venv" / key
-    python = directory / "bin/python"
     if not (directory / "complete").exists():
         shutil.rmtree(directory, ignore_errors=True)
         names = " ".join(re.split(r"[<>=~ ]", name)[0] for name in needed)
         with step(f"install into a virtual environment: {names}"):
             _run([sys.executable, "-m", "venv", str(directory)])
-            _run([str(python), "-m", "pip", "install", "-q", *needed])
+            _run([str(directory / "bin/pip"), "install", "-q", *needed])
         (directory / "complete").touch()
-    return python
+    return directory
 
 
 def _run(command: list[str]) -> None:
