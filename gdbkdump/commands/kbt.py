@@ -129,7 +129,11 @@ class _View:
         self._source_line = session.source_line if args.lines else None
         self._has_offsets = args.offsets
         self._has_words = args.words
-        self._names: dict[tuple[int, int], list[Span]] = {}
+        # kforeach makes a view a task, and the functions are the same few.
+        key = ("names of frames", args.offsets)
+        names = session.kernel.cache.setdefault(key, {})
+        assert isinstance(names, dict)
+        self._names: dict[tuple[int, int], list[Span]] = names
 
     def _symbol_at(self, address: int) -> SymbolAt | None:
         try:

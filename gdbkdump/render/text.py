@@ -68,7 +68,7 @@ def _line(line: Line, colour: bool) -> str:
     if isinstance(line, str):
         return escape(line)
     if not colour:
-        return "".join([escape(text) for _, text in line])
+        return escape("".join([text for _, text in line]))
     return "".join([paint(style, escape(text)) for style, text in line])
 
 
