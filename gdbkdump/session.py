@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.arch import find_arch
 from gdbkdump.debuginfo import btf, kallsyms
@@ -35,6 +35,19 @@ def _silent(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
+class FrameVariables(NamedTuple):
+    """What debug information tells of a frame, values as gdb prints them.
+
+    :param is_inline: whether the function was inlined into the next frame
+    """
+
+    pc: int
+    function: str
+    is_inline: bool
+    arguments: list[tuple[str, str]]
+    variables: list[tuple[str, str]]
+
+
 class Session:
     """One open dump.
 
@@ -47,6 +60,8 @@ class Session:
     :ivar load_module: loads a module's debug file, found below folders or the usual
         places (inside gdb), or None
     :ivar module_files: debug files that are loaded, by module
+    :ivar frame_variables: arguments and locals of a task's frames, innermost first
+        (inside gdb), or None
     :ivar source_line: ``file:line`` of a text address where there is DWARF, or None
     """
 
@@ -65,6 +80,7 @@ class Session:
         self.select_task: Callable[[int], None] | None = None
         self.load_module: Callable[[Module, Sequence[Path]], None] | None = None
         self.module_files: dict[str, Path] = {}
+        self.frame_variables: Callable[[int], list[FrameVariables]] | None = None
         self.source_line: Callable[[int], str | None] | None = None
 
     @property

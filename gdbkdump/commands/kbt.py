@@ -18,6 +18,7 @@ from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.sched import current_task
 from gdbkdump.render.model import Address, Listing, Note
 from gdbkdump.unwind.frame import FrameKind, StackEnd
+from gdbkdump.unwind.scan import scan_stack
 from gdbkdump.unwind.stacks import TASK_STACK
 from gdbkdump.unwind.unwinder import unwind_task, unwinder
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from gdbkdump.debuginfo.base import SymbolAt
     from gdbkdump.kernel.sched import Task
     from gdbkdump.render.model import Block, Line, Span
-    from gdbkdump.session import Session
+    from gdbkdump.session import FrameVariables, Session
     from gdbkdump.unwind.frame import Frame, Stack
+    from gdbkdump.unwind.scan import Found
     from gdbkdump.unwind.stacks import StackRange
 
 _U64 = struct.Struct("<Q").iter_unpack
@@ -57,6 +59,12 @@ _U64 = struct.Struct("<Q").iter_unpack
         argument(
             "-f", dest="words", action="store_true", help="show the words of each frame"
         ),
+        argument(
+            "-v", dest="variables", action="store_true", help="arguments and locals"
+        ),
+        argument(
+            "-t", dest="scan", action="store_true", help="what else is on the stack"
+        ),
     ],
     examples=["kbt", "kbt 1", "kbt -a", "kbt -c 0,2 -s", "kbt /kworker/ | grep sched"],
 )
@@ -70,6 +78,10 @@ def kbt(session: Session, args: Namespace) -> Iterator[Block]:
     registers of user mode. Frames behind code that has no ORC are marked "?"; where a
     stack cannot be followed any further, a line in parentheses says why.
 
+    -t adds what looks like return addresses on the task's stack, from where it stands
+    up; most of it is stale, so it is listed apart and marked. -l and -v take gdb and a
+    vmlinux or module with debug information.
+
     Registers of tasks on a CPU are those that the CPU saved when it was stopped. If it
     did not, its stack is not shown, as it is not known what is on it.
     """
@@ -77,6 +89,8 @@ def kbt(session: Session, args: Namespace) -> Iterator[Block]:
     tasks = _chosen(session, args, notes)
     if args.lines and session.source_line is None:
         yield Note("-l: source lines need gdb and a vmlinux with debug information")
+    if args.variables and session.frame_variables is None:
+        yield Note("-v: variables need gdb and a vmlinux with debug information")
     view = _View(session, args)
     stacks = (
         (unwind_task(session.kernel, task), i > 0) for i, task in enumerate(tasks)
@@ -124,11 +138,14 @@ def _problems(session: Session) -> list[str]:
 class _View:
     # Stacks as text and as data, with what the options ask for.
     def __init__(self, session: Session, args: Namespace) -> None:
+        self._kernel = session.kernel
         self._debuginfo = session.kernel.debuginfo
         self._reader = session.kernel.reader
         self._source_line = session.source_line if args.lines else None
         self._has_offsets = args.offsets
         self._has_words = args.words
+        self._has_scan = args.scan
+        self._frame_variables = session.frame_variables if args.variables else None
         # kforeach makes a view a task, and the functions are the same few.
         key = ("names of frames", args.offsets)
         names = session.kernel.cache.setdefault(key, {})
@@ -147,6 +164,7 @@ class _View:
         if needs_gap:
             yield ""
         yield task_line(stack.task, stack.cpu)
+        known = self._variables(stack)
         last: StackRange | None = None
         for number, frame in enumerate(stack.frames):
             if frame.registers and frame.kind is FrameKind.EXCEPTION:
@@ -155,11 +173,34 @@ class _View:
                 yield [("dim", f"--- <{last.name}> ---")]
             last = frame.stack
             yield from self._frame(stack, number)
+            for variables in known.pop(frame.ip, ()):
+                yield from _variable_lines(variables)
         if stack.reason:
             style = "error" if stack.end is StackEnd.BROKEN else "note"
             yield [("", "    "), (style, f"({stack.reason})")]
         if stack.user_registers:
             yield from register_lines(stack.user_registers)
+        if self._has_scan:
+            for found in self._scan(stack):
+                yield [("", f"    [{found.slot:016x}] ? "), *self._scanned(found)]
+
+    def _variables(self, stack: Stack) -> dict[int, list[FrameVariables]]:
+        # By address: inlined functions share that of the frame that they are in.
+        known: dict[int, list[FrameVariables]] = {}
+        if self._frame_variables is not None:
+            for frame in self._frame_variables(stack.task.address):
+                known.setdefault(frame.pc, []).append(frame)
+        return known
+
+    def _scan(self, stack: Stack) -> Iterator[Found]:
+        start = stack.frames[0].sp if stack.frames else 0
+        return scan_stack(self._kernel, stack.task, start)
+
+    def _scanned(self, found: Found) -> list[Span]:
+        symbol = self._symbol_at(found.ip - 1)
+        name = f"{symbol.name}+{found.ip - symbol.address}" if symbol else "(unknown)"
+        module = f" [{symbol.module}]" if symbol and symbol.module else ""
+        return [("dim", name), ("", f" at {found.ip:016x}{module}")]
 
     def _exception(self, frame: Frame) -> Iterator[Line]:
         assert frame.registers is not None
@@ -220,6 +261,20 @@ class _View:
     # Data
 
     def data(self, stack: Stack) -> dict[str, Any]:
+        known = self._variables(stack)
+        data = self._stack_data(stack)
+        if self._frame_variables is not None:
+            for frame, entry in zip(stack.frames, data["frames"], strict=True):
+                found = known.pop(frame.ip, [])
+                entry["variables"] = [_variable_data(item) for item in found]
+        if self._has_scan:
+            data["scan"] = [
+                {"slot": Address(found.slot), "ip": Address(found.ip)}
+                for found in self._scan(stack)
+            ]
+        return data
+
+    def _stack_data(self, stack: Stack) -> dict[str, Any]:
         return task_data(stack.task, stack.cpu) | {
             "active": stack.cpu is not None,
             "frames": [self._frame_data(frame) for frame in stack.frames],
@@ -245,6 +300,28 @@ class _View:
         if self._source_line:
             data["line"] = self._source_line(frame.pc)
         return data
+
+
+def _variable_lines(frame: FrameVariables) -> Iterator[Line]:
+    if not (frame.arguments or frame.variables or frame.is_inline):
+        return
+    arguments = ", ".join(f"{name}={value}" for name, value in frame.arguments)
+    inline = " (inlined)" if frame.is_inline else ""
+    yield [("", "      "), ("symbol", frame.function), ("", f"({arguments}){inline}")]
+    for name, value in frame.variables:
+        # A value may have several lines: a struct.
+        first, *rest = value.split("\n")
+        yield [("", "        "), ("member", name), ("", f" = {first}")]
+        yield from (f"        {line}" for line in rest)
+
+
+def _variable_data(frame: FrameVariables) -> dict[str, Any]:
+    return {
+        "function": frame.function,
+        "inlined": frame.is_inline,
+        "arguments": dict(frame.arguments),
+        "locals": dict(frame.variables),
+    }
 
 
 def _with_offset(symbol: SymbolAt | None) -> str:

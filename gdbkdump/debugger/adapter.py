@@ -12,6 +12,7 @@ import gdb
 from gdbkdump.commands import all_commands
 from gdbkdump.commands.completion import completions, last_word
 from gdbkdump.debugger import console
+from gdbkdump.debugger.variables import frame_variables
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.render import json_text, text
 from gdbkdump.render.escape import escape
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from gdbkdump.commands import Command
     from gdbkdump.debugger.parameters import Settings
-    from gdbkdump.session import Session
+    from gdbkdump.session import FrameVariables, Session
     from gdbkdump.target.threads import KernelThread
 
 # Beyond this nobody reads a list of completions; gdb itself stops at 200.
@@ -47,6 +48,7 @@ class Debugger:
         session.evaluate = evaluate
         session.source_line = source_line
         session.select_task = self.select_task
+        session.frame_variables = self.frame_variables
 
     def session(self) -> Session:
         """Return the open dump.
@@ -73,6 +75,18 @@ class Debugger:
                 thread.switch()
                 self._selected = thread.ptid[1]
                 return
+
+    def frame_variables(self, task: int) -> list[FrameVariables]:
+        """Return arguments and locals of a task's frames; the selection stays."""
+        selected = gdb.selected_thread()
+        chosen = self._selected
+        try:
+            self.select_task(task)
+            return list(frame_variables())
+        finally:
+            if selected is not None:
+                selected.switch()
+            self._selected = chosen
 
     def fail(self, error: object, code: int) -> None:
         """Say what failed; end gdb if the user wants that."""

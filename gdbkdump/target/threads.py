@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import FaultError
 from gdbkdump.kernel.panic import cpu_registers
-from gdbkdump.kernel.sched import running_tasks, tasks
+from gdbkdump.kernel.sched import panic_cpu, running_tasks, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ class KernelThread(NamedTuple):
 
     :param id: what gdb calls the LWP; unique, the pid but for idle tasks
     :param task: address of its ``struct task_struct``
+    :param mark: of a task that was on a CPU: which one, and whether it panicked
     :param registers: empty where they are not in the dump; gdb then shows pc 0
     """
 
@@ -39,6 +40,7 @@ class KernelThread(NamedTuple):
     name: bytes
     cpu: int
     registers: Registers
+    mark: str = ""
 
 
 @dataclass
@@ -71,6 +73,7 @@ def kernel_threads(kernel: Kernel) -> Threads:
     result = Threads()
     read_switched = _switch_frame_reader(kernel)
     running = running_tasks(kernel)
+    panicked = panic_cpu(kernel)
     ids: set[int] = set()
     for task in tasks(kernel):
         if task.address in running:
@@ -86,10 +89,17 @@ def kernel_threads(kernel: Kernel) -> Threads:
                 result.unreadable += 1
                 registers = {}
         id_ = _unique_id(task, ids)
+        mark = _mark(running.get(task.address), panicked)
         result.threads.append(
-            KernelThread(id_, task.address, task.comm, task.cpu, registers)
+            KernelThread(id_, task.address, task.comm, task.cpu, registers, mark)
         )
     return result
+
+
+def _mark(cpu: int | None, panicked: int | None) -> str:
+    if cpu is None:
+        return ""
+    return f"CPU {cpu}, panicked" if cpu == panicked else f"CPU {cpu}"
 
 
 def _unique_id(task: Task, ids: set[int]) -> int:
