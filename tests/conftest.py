@@ -33,8 +33,19 @@ def _cached_dumps() -> Path:
     return Path(cache) / "gdbkdump" / "dumps"
 
 
-def _dump_directories(config: pytest.Config) -> list[Path]:
-    asked = config.getoption("--dump")
+def _dump_directories(config: pytest.Config, group: str) -> list[Path]:
+    found = _asked_directories(config.getoption("--dump"))
+    return [directory for directory in found if _group_of(directory) == group]
+
+
+def _group_of(directory: Path) -> str:
+    info = directory / "info.json"
+    # A dump that test-kernels did not make has no such file.
+    told = json.loads(info.read_text()) if info.exists() else {}
+    return str(told.get("group", "workload"))
+
+
+def _asked_directories(asked: list[str]) -> list[Path]:
     if not asked:
         return sorted(p.parent for p in _cached_dumps().glob("*/info.json"))
     found = [Path(d) if Path(d).is_dir() else _cached_dumps() / d for d in asked]
@@ -46,10 +57,12 @@ def _dump_directories(config: pytest.Config) -> list[Path]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # One parameter for the whole session, so that each dump is opened once.
-    if "dump_dir" in metafunc.fixturenames:
-        directories = _dump_directories(metafunc.config)
+    for fixture, group in (("dump_dir", "workload"), ("crash_dir", "crash")):
+        if fixture not in metafunc.fixturenames:
+            continue
+        directories = _dump_directories(metafunc.config, group)
         metafunc.parametrize(
-            "dump_dir",
+            fixture,
             directories,
             ids=[directory.name for directory in directories],
             scope="session",
@@ -60,6 +73,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def dump_dir(request: pytest.FixtureRequest) -> Path:
     """Directory of a dump: vmcore, vmlinux, truth.json, info.json, modules/."""
+    directory: Path = request.param
+    return directory
+
+
+@pytest.fixture(scope="session")
+def crash_dir(request: pytest.FixtureRequest) -> Path:
+    """Directory of a dump whose panicking stack is known, without the workload."""
     directory: Path = request.param
     return directory
 

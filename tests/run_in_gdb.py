@@ -11,6 +11,7 @@ embeds the same version, else gdb's own.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -38,7 +39,11 @@ def _dumps(asked: list[str]) -> list[Path]:
     dumps = cache / "gdbkdump" / "dumps"
     if asked:
         return [Path(d) if Path(d).is_dir() else dumps / d for d in asked]
-    return sorted(path.parent for path in dumps.glob("*/info.json"))
+    return sorted(
+        path.parent
+        for path in dumps.glob("*/info.json")
+        if json.loads(path.read_text()).get("group", "workload") == "workload"
+    )
 
 
 def _compile_fixture(folder: Path) -> Path:
