@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from gdbkdump.unwind.stacks import task_stack
 from gdbkdump.unwind.unwinder import unwind_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from gdbkdump.kernel.base import Kernel
@@ -28,6 +29,20 @@ if TYPE_CHECKING:
 # What gdb's commands take unquoted. Section names are the file's own, so untrusted.
 _PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
 _PLAIN_SECTION = re.compile(r"[\w.]+", re.ASCII)
+
+
+@contextlib.contextmanager
+def _no_index_cache() -> Iterator[None]:
+    # gdb relocates a module as it reads it, so the index of one has the addresses of
+    # one dump; cached by build-id it would be taken for those of the next dump too.
+    is_on = gdb.parameter("index-cache enabled")
+    if is_on:
+        gdb.execute("set index-cache enabled off")
+    try:
+        yield
+    finally:
+        if is_on:
+            gdb.execute("set index-cache enabled on")
 
 
 class ModuleLoader:
@@ -62,7 +77,8 @@ class ModuleLoader:
             if name != ".text" and _PLAIN_SECTION.fullmatch(name):
                 command += f" -s {name} {address:#x}"
         try:
-            gdb.execute(command, to_string=True)
+            with _no_index_cache():
+                gdb.execute(command, to_string=True)
         except gdb.error as error:
             raise FormatError(f"gdb cannot read {found.path}: {error}") from None
         session.module_files[module.name] = found.path
