@@ -2,9 +2,11 @@
 """Run one guest in QEMU from boot through its crash to the saved dump.
 
 The guest has no network; it talks through its serial console (a file here) and two
-raw disks, one for the truth and one for the vmcore.
+raw disks, one for the truth and one for the vmcore. We talk to it by QMP, and only to
+send an NMI.
 """
 
+import json
 import os
 import struct
 import subprocess
@@ -29,6 +31,9 @@ _STAGES = {
     "vmcore saved": 120,
 }
 _POWER_OFF_LIMIT = 120
+# Between "truth written" and "vmcore size", where an NMI is what crashes the guest.
+_NMI_STAGE = "waiting for an NMI"
+_NMI_LIMIT = 60
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Machine:
     memory_mib: int
     crashkernel: str
     kvm: bool
+    # Whether an NMI is to crash it, when the guest says that it waits for one.
+    nmi: bool = False
+    append: str = ""
 
 
 class _Console:
@@ -75,6 +83,7 @@ class _Console:
 
 def _qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
     accel = "kvm" if machine.kvm else "tcg,thread=multi"
+    append = f"{_APPEND} crashkernel={machine.crashkernel} {machine.append}"
     command = [
         *(str(find_program("qemu-system-x86_64")), "-machine", "q35"),
         *("-accel", accel),
@@ -83,7 +92,8 @@ def _qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
         *("-nodefaults", "-display", "none", "-nic", "none", "-no-reboot"),
         *("-serial", f"file:{directory / 'console.log'}"),
         *("-kernel", str(kernel / "vmlinuz"), "-initrd", str(directory / "initrd")),
-        *("-append", f"{_APPEND} crashkernel={machine.crashkernel}"),
+        *("-append", append),
+        *("-qmp", "stdio"),
     ]
     for name in ("truth", "core"):
         image = directory / f"{name}.img"
@@ -111,6 +121,25 @@ def _check_vmcore(vmcore: Path) -> None:
         raise BuildError(f"{vmcore} is not a whole ELF dump")
 
 
+def _inject_nmi(process: subprocess.Popen[bytes]) -> None:
+    """Send an NMI to all CPUs, once the guest has had time to come to rest."""
+    assert process.stdin is not None
+    time.sleep(1)
+    for command in ("qmp_capabilities", "inject-nmi"):
+        process.stdin.write(json.dumps({"execute": command}).encode() + b"\n")
+    process.stdin.flush()
+
+
+def _stages(machine: Machine) -> dict[str, float]:
+    """Return the lines to wait for, and their limits."""
+    stages: dict[str, float] = {}
+    for marker, limit in _STAGES.items():
+        stages[marker] = limit
+        if marker == "truth written" and machine.nmi:
+            stages[_NMI_STAGE] = _NMI_LIMIT
+    return stages
+
+
 def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, float]:
     """Boot, crash and save; return how many seconds each stage took.
 
@@ -120,14 +149,20 @@ def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, floa
     _make_disk(directory / "core.img", machine.memory_mib + 64)
     seconds = {}
     answer = {}
-    process = subprocess.Popen(_qemu_command(machine, directory, kernel))
+    process = subprocess.Popen(
+        _qemu_command(machine, directory, kernel),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     console = _Console(directory / "console.log", process)
     try:
-        for marker, limit in _STAGES.items():
+        for marker, limit in _stages(machine).items():
             start = time.monotonic()
             answer[marker] = console.wait_for(marker, limit)
             seconds[marker] = round(time.monotonic() - start, 1)
             log(f"  {marker} {answer[marker]}: {seconds[marker]:.0f} s")
+            if marker == _NMI_STAGE:
+                _inject_nmi(process)
         process.wait(_POWER_OFF_LIMIT)
     except subprocess.TimeoutExpired:
         raise console.fail("the guest did not power off") from None

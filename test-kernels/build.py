@@ -15,15 +15,16 @@ import signal
 import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from boot import Machine, run_guest
-from initramfs import build_initramfs, compile_guest
+from crash import WrongCrashError, crash_truth, read_panic
+from initramfs import build_initramfs, compile_guest, compile_program
+from module import build_module, make_headers
 from packages import (
     AptRoot,
     DownloadError,
@@ -34,9 +35,14 @@ from packages import (
     run,
 )
 from progress import BuildError, log, step
+from scenarios import CrashScenario, Scenario, load_scenarios
 from truth import read_truth
 
 _HERE = Path(__file__).resolve().parent
+_CRASHME = _HERE / "crashme"
+_MODULE_SOURCES = ("Kbuild", "crashme.c")
+# An NMI from outside comes when it comes, now and then in an interrupt.
+_TRIES = 5
 
 # What making a dump needs from Debian; scripts that install it read this.
 DEBIAN_PACKAGES = (
@@ -46,48 +52,13 @@ DEBIAN_PACKAGES = (
     "kexec-tools",
     "kmod",
     "libc6-dev",
+    "make",
     "qemu-system-x86",
 )
 
 # What the guest loads: its disks, and something to look at (an ext4 file system on a
 # loop device, a network device).
 _MODULES = ("virtio_pci", "virtio_blk", "loop", "dummy")
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One dump to make, as kernels.toml says."""
-
-    name: str
-    kernel: KernelSource
-    memory_mib: int
-    cpus: int
-    crashkernel: str
-    processes: int
-    threads: int
-    kexec: str
-    cpu: str
-
-
-def load_scenarios() -> dict[str, Scenario]:
-    """Read kernels.toml."""
-    data = tomllib.loads((_HERE / "kernels.toml").read_text())
-    kernels = {
-        name: KernelSource(
-            name, tuple(kernel["suites"]), kernel["debug"], tuple(kernel["image"])
-        )
-        for name, kernel in data["kernels"].items()
-    }
-    return {
-        name: Scenario(
-            name=name,
-            kernel=kernels[dump["kernel"]],
-            kexec=dump["kexec"],
-            cpu=dump["cpu"],
-            **data["sizes"][dump["size"]],
-        )
-        for name, dump in data["dumps"].items()
-    }
 
 
 def _digest(*parts: bytes) -> str:
@@ -111,9 +82,13 @@ class Cache:
     renamed into its place when whole.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Lay out the directory."""
+    def __init__(self, directory: Path, with_module: Collection[KernelSource]) -> None:
+        """Lay out the directory.
+
+        :param with_module: kernels that are of no use without their headers
+        """
         self._directory = directory
+        self._with_module = with_module
         for name in ("apt", "kernels", "store", "dumps", "work"):
             (directory / name).mkdir(parents=True, exist_ok=True)
 
@@ -164,6 +139,8 @@ class Cache:
         for found in candidates:
             try:
                 self.kernel(source, found)
+                if source in self._with_module:
+                    self._headers(source, found)
             except DownloadError as error:
                 # A suite near its end lists packages the mirror has dropped.
                 log(f"not to be had: {error}")
@@ -188,9 +165,31 @@ class Cache:
                 make_kernel(packages, self._apt(source), _MODULES, work)
         return directory
 
+    def module(self, source: KernelSource, packages: KernelPackages) -> Path:
+        """Return our module for a kernel, made if need be."""
+        sources = [_CRASHME / name for name in _MODULE_SOURCES]
+        key = _digest(repr(packages).encode(), *(path.read_bytes() for path in sources))
+        directory = self._directory / f"kernels/crashme-{packages.release}-{key}"
+        if not directory.exists():
+            headers = self._headers(source, packages)
+            with self._making(directory) as work, step(f"build {directory.name}"):
+                build_module(headers, packages.release, sources, work)
+        return directory / "crashme.ko"
+
+    def _headers(self, source: KernelSource, packages: KernelPackages) -> Path:
+        """Return the directory of a kernel's headers and compiler, made if need be."""
+        key = _digest(repr(packages).encode())
+        directory = self._directory / f"kernels/headers-{packages.release}-{key}"
+        if not directory.exists():
+            with self._making(directory) as work:
+                make_headers(packages, self._apt(source), work)
+        return directory
+
     def dump(self, scenario: Scenario, packages: KernelPackages) -> Path:
         """Return where a dump is, or is to be."""
         guest = sorted((_HERE / "guest").iterdir())
+        if isinstance(scenario, CrashScenario):
+            guest += sorted(_CRASHME.iterdir())
         key = _digest(
             repr((scenario, packages, _MODULES)).encode(),
             *(path.read_bytes() for path in guest),
@@ -203,8 +202,12 @@ class Cache:
         """Boot the kernel and crash it; return the directory of the dump."""
         directory = self.dump(scenario, packages)
         kernel = self.kernel(scenario.kernel, packages)
+        module = None
+        if isinstance(scenario, CrashScenario):
+            module = self.module(scenario.kernel, packages)
+        guest = _Guest(scenario, packages, kernel, module, kvm)
         with self._making(directory) as work, step(f"make {scenario.name}"):
-            _fill_dump(work, kernel, scenario, packages, kvm)
+            _fill_dump(work, guest)
         return directory
 
     def publish(self, scenario: Scenario, directory: Path) -> None:
@@ -217,32 +220,70 @@ class Cache:
         link.symlink_to(target)
 
 
-def _guest_settings(scenario: Scenario) -> dict[str, str]:
-    return {
-        "kexec_mode": scenario.kexec,
-        "processes": str(scenario.processes),
-        "threads": str(scenario.threads),
-    }
+@dataclass(frozen=True)
+class _Guest:
+    """A guest to run, with all it is made of."""
+
+    scenario: Scenario
+    packages: KernelPackages
+    kernel: Path
+    module: Path | None
+    kvm: bool
+
+    def machine(self) -> Machine:
+        """Return the machine to run it on."""
+        scenario = self.scenario
+        machine = Machine(
+            cpu=scenario.cpu,
+            cpus=scenario.cpus,
+            memory_mib=scenario.memory_mib,
+            crashkernel=scenario.crashkernel,
+            kvm=self.kvm,
+        )
+        if isinstance(scenario, CrashScenario):
+            return replace(machine, nmi=scenario.by_nmi, append=scenario.append)
+        return machine
 
 
-def _run_scenario(work: Path, kernel: Path, scenario: Scenario, kvm: bool) -> Any:
+def _make_programs(scenario: Scenario, directory: Path) -> None:
+    """Fill the directory with the guest's programs."""
+    directory.mkdir()
+    compile_guest(directory)
+    if isinstance(scenario, CrashScenario):
+        compile_program(_CRASHME / "crashtasks.c", directory)
+        shutil.copy(_CRASHME / "workload", directory / "workload")
+
+
+def _run_scenario(work: Path, guest: _Guest) -> Any:
     """Crash a guest; leave vmcore, console.log and the guest's records."""
-    machine = Machine(
-        cpu=scenario.cpu,
-        cpus=scenario.cpus,
-        memory_mib=scenario.memory_mib,
-        crashkernel=scenario.crashkernel,
-        kvm=kvm,
-    )
     binaries = work / "binaries"
-    binaries.mkdir()
-    compile_guest(binaries)
-    initramfs = build_initramfs(kernel, binaries, _guest_settings(scenario))
+    _make_programs(guest.scenario, binaries)
+    settings = guest.scenario.guest_settings()
+    initramfs = build_initramfs(guest.kernel, binaries, settings, guest.module)
     (work / "initrd").write_bytes(initramfs)
-    seconds = run_guest(machine, kernel, work)
+    seconds = run_guest(guest.machine(), guest.kernel, work)
     (work / "initrd").unlink()
     shutil.rmtree(binaries)
     return seconds
+
+
+def _run_and_check(work: Path, guest: _Guest) -> Any:
+    seconds = _run_scenario(work, guest)
+    if isinstance(guest.scenario, CrashScenario):
+        read_panic(guest.scenario.kind, work)
+    return seconds
+
+
+def _run_as_meant(work: Path, guest: _Guest) -> Any:
+    """Crash a guest, again if the crash came elsewhere than it was to."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _run_and_check(work, guest)
+        except WrongCrashError as error:
+            log(f"{error}; once more")
+        for name in ("vmcore", "truth.img", "console.log"):
+            (work / name).unlink()
+    return _run_and_check(work, guest)
 
 
 def _keep_records(work: Path) -> None:
@@ -269,11 +310,12 @@ def _records_size(fd: int) -> int:
         end = os.lseek(fd, start, os.SEEK_HOLE)
 
 
-def _link_debug_files(work: Path, kernel: Path) -> None:
+def _link_debug_files(work: Path, guest: _Guest) -> None:
     """Hard links: they hold when a newer kernel takes the place of this one."""
-    os.link(kernel / "vmlinux", work / "vmlinux")
+    os.link(guest.kernel / "vmlinux", work / "vmlinux")
     (work / "modules").mkdir()
-    for module in (kernel / "modules").iterdir():
+    own = [guest.module] if guest.module else []
+    for module in (*(guest.kernel / "modules").iterdir(), *own):
         os.link(module, work / "modules" / module.name)
 
 
@@ -281,40 +323,46 @@ def _qemu_version() -> str:
     return run("qemu-system-x86_64", "--version").splitlines()[0]
 
 
-def _fill_dump(
-    work: Path, kernel: Path, scenario: Scenario, packages: KernelPackages, kvm: bool
-) -> None:
+def _fill_dump(work: Path, guest: _Guest) -> None:
     """Fill the directory of a dump; README.md lists what is in it."""
     start = time.monotonic()
-    stages = _run_scenario(work, kernel, scenario, kvm)
+    stages = _run_as_meant(work, guest)
     _keep_records(work)
-    _link_debug_files(work, kernel)
+    _link_debug_files(work, guest)
     info = {
-        "name": scenario.name,
-        "release": packages.release,
-        "packages": asdict(packages),
-        "scenario": asdict(scenario),
-        "accelerator": "kvm" if kvm else "tcg",
+        "name": guest.scenario.name,
+        "release": guest.packages.release,
+        "packages": asdict(guest.packages),
+        "scenario": asdict(guest.scenario),
+        "accelerator": "kvm" if guest.kvm else "tcg",
         "qemu": _qemu_version(),
         "stage_seconds": stages,
         "seconds": round(time.monotonic() - start, 1),
     }
     _write_json(work / "info.json", info)
-    _refresh_truth(work)
+    _refresh_truth(work, guest.scenario)
 
 
-def _refresh_truth(dump: Path) -> None:
-    """Convert the guest's records, unless that was done by the truth.py of today."""
-    converter = _digest((_HERE / "truth.py").read_bytes())
+def _read_truth(dump: Path, scenario: Scenario) -> dict[str, Any]:
+    with gzip.open(dump / "truth.raw.gz", "rb") as records:
+        truth = read_truth(records)
+    if isinstance(scenario, CrashScenario):
+        truth["crash"] = crash_truth(scenario.kind, truth, dump)
+        truth["panic"] = truth["crash"]["panic"]
+    return truth
+
+
+def _refresh_truth(dump: Path, scenario: Scenario) -> None:
+    """Convert the guest's records, unless today's scripts have done that."""
+    scripts = [_HERE / name for name in ("truth.py", "crash.py")]
+    converter = _digest(*(path.read_bytes() for path in scripts))
     info = json.loads((dump / "info.json").read_text())
     if info.get("converter") == converter:
         return
-    with (
-        step(f"convert the truth of {info['name']}"),
-        gzip.open(dump / "truth.raw.gz", "rb") as records,
-    ):
-        truth = read_truth(records)
+    with step(f"convert the truth of {info['name']}"):
+        truth = _read_truth(dump, scenario)
     _write_json(dump / "truth.json", truth, indent=None)
+    info["group"] = scenario.group
     info |= {"nr_tasks": len(truth["tasks"]), "converter": converter}
     _write_json(dump / "info.json", info)
 
@@ -334,25 +382,32 @@ def _provide(cache: Cache, scenario: Scenario, kvm: bool) -> Path:
         directory = cache.dump(scenario, packages)
         if not directory.exists():
             cache.make_dump(scenario, packages, kvm)
-    _refresh_truth(directory)
+    _refresh_truth(directory, scenario)
     cache.publish(scenario, directory)
     return directory
 
 
-def _list(cache: Cache, scenarios: dict[str, Scenario]) -> None:
+def _list(cache: Cache, scenarios: Mapping[str, Scenario]) -> None:
     for name, scenario in scenarios.items():
         directory = _find_cached(cache, scenario)
         state = "cached" if directory else "not cached"
-        sys.stdout.write(f"{name:<12} {state:<11} {directory or '-'}\n")
+        sys.stdout.write(f"{name:<20} {state:<11} {directory or '-'}\n")
 
 
-def _parse_arguments(names: list[str]) -> argparse.Namespace:
+def _parse_arguments(scenarios: Mapping[str, Scenario]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Make kernel dumps to test with, or find them in the cache.",
         epilog="The directory of each dump is printed, one a line.",
     )
-    parser.add_argument("name", nargs="*", help=f"one of: {', '.join(names)}")
+    parser.add_argument("name", nargs="*", metavar="NAME", help="see --list")
     parser.add_argument("--all", action="store_true", help="make all dumps")
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        choices=sorted({scenario.group for scenario in scenarios.values()}),
+        help="make all dumps of a group",
+    )
     parser.add_argument("--list", action="store_true", help="show what is cached")
     parser.add_argument(
         "--update", action="store_true", help="take the newest kernels there are now"
@@ -361,11 +416,16 @@ def _parse_arguments(names: list[str]) -> argparse.Namespace:
         "--kvm", action="store_true", help="use /dev/kvm (by default all is emulated)"
     )
     arguments = parser.parse_args()
-    if unknown := set(arguments.name) - set(names):
+    if unknown := set(arguments.name) - set(scenarios):
         parser.error(f"no such dump: {', '.join(sorted(unknown))}")
-    if not (arguments.name or arguments.all or arguments.list):
-        parser.error("name a dump, or use --all or --list")
+    if not (arguments.name or arguments.group or arguments.all or arguments.list):
+        parser.error("name a dump, or use --group, --all or --list")
     return arguments
+
+
+def _is_wanted(scenario: Scenario, arguments: argparse.Namespace) -> bool:
+    named = scenario.name in arguments.name or scenario.group in arguments.group
+    return named or arguments.all
 
 
 def _cache_directory() -> Path:
@@ -376,14 +436,15 @@ def _cache_directory() -> Path:
 def main() -> int:
     """Run the command line."""
     scenarios = load_scenarios()
-    arguments = _parse_arguments(list(scenarios))
-    cache = Cache(_cache_directory())
+    arguments = _parse_arguments(scenarios)
+    crashes = [each for each in scenarios.values() if isinstance(each, CrashScenario)]
+    cache = Cache(_cache_directory(), {each.kernel for each in crashes})
     # Unwind when told to stop, so that no QEMU and no half-made dump is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.list:
         _list(cache, scenarios)
         return 0
-    wanted = [scenarios[name] for name in arguments.name] or [*scenarios.values()]
+    wanted = [each for each in scenarios.values() if _is_wanted(each, arguments)]
     try:
         with cache.lock():
             if arguments.update:

@@ -57,13 +57,18 @@ def _libraries(program: Path) -> list[Path]:
     return [Path(path) for path in found]
 
 
+def compile_program(source: Path, directory: Path) -> None:
+    """Compile a C program of the guest into a directory."""
+    run(
+        *("gcc", "-O1", "-g", "-Wall", "-Wextra", "-static", "-pthread"),
+        *("-o", directory / source.stem, source),
+    )
+
+
 def compile_guest(directory: Path) -> None:
     """Compile the guest's C programs into a directory."""
     for source in sorted(_GUEST.glob("*.c")):
-        run(
-            *("gcc", "-O1", "-g", "-Wall", "-Wextra", "-static", "-pthread"),
-            *("-o", directory / source.stem, source),
-        )
+        compile_program(source, directory)
 
 
 def _new_archive(kernel: Path, programs: list[Path]) -> _Cpio:
@@ -79,15 +84,24 @@ def _new_archive(kernel: Path, programs: list[Path]) -> _Cpio:
     return archive
 
 
-def build_initramfs(kernel: Path, binaries: Path, settings: dict[str, str]) -> bytes:
+def build_initramfs(
+    kernel: Path,
+    binaries: Path,
+    settings: dict[str, str],
+    module: Path | None = None,
+) -> bytes:
     """Build the archive of the kernel that will crash.
 
     :param kernel: directory made by packages.make_kernel
-    :param binaries: directory made by compile_guest
+    :param binaries: the guest's programs
     :param settings: shell variables for guest/init
+    :param module: one that is not loaded by guest/init
     """
-    capture = _new_archive(kernel, [binaries / "savecore"])
-    archive = _new_archive(kernel, [binaries / "workload", binaries / "truth"])
+    savecore = binaries / "savecore"
+    capture = _new_archive(kernel, [savecore])
+    archive = _new_archive(kernel, sorted({*binaries.iterdir()} - {savecore}))
+    if module:
+        archive.add(f"modules/{module.name}", module.read_bytes())
     kexec = find_program("kexec")
     archive.add("sbin/kexec", kexec.read_bytes(), 0o755)
     for library in _libraries(kexec):

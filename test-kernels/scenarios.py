@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The dumps there are to make, as kernels.toml says."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packages import KernelSource
+
+_FILE = Path(__file__).resolve().parent / "kernels.toml"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One dump to make: a guest with the workload, crashed by sysrq-c."""
+
+    name: str
+    kernel: KernelSource
+    memory_mib: int
+    cpus: int
+    crashkernel: str
+    processes: int
+    threads: int
+    kexec: str
+    cpu: str
+
+    @property
+    def group(self) -> str:
+        """What the dump is for: tests choose their dumps by it."""
+        return "workload"
+
+    def guest_settings(self) -> dict[str, str]:
+        """Return the shell variables that the guest's scripts read."""
+        return {
+            "kexec_mode": self.kexec,
+            "processes": str(self.processes),
+            "threads": str(self.threads),
+        }
+
+
+@dataclass(frozen=True)
+class CrashScenario(Scenario):
+    """One dump to make: a guest that crashes in our module, or beside it.
+
+    crash_cpu is the CPU of cm-crash; on each of spin_cpus (digits) a task loops in
+    user space; offline_cpu is a digit, or nothing. append is for the kernel's command
+    line.
+    """
+
+    append: str
+    kind: str
+    crash_cpu: int
+    spin_cpus: str
+    offline_cpu: str
+
+    @property
+    def group(self) -> str:
+        """What the dump is for: tests choose their dumps by it."""
+        return "crash"
+
+    @property
+    def by_nmi(self) -> bool:
+        """Tell whether the machine, not the guest, starts the crash."""
+        return self.kind.startswith("nmi-")
+
+    def guest_settings(self) -> dict[str, str]:
+        """Return the shell variables that the guest's scripts read."""
+        own = ("kind", "crash_cpu", "spin_cpus", "offline_cpu")
+        return super().guest_settings() | {
+            name: str(getattr(self, name)) for name in own
+        }
+
+
+def _kernel_sources(tables: Mapping[str, Any]) -> dict[str, KernelSource]:
+    return {
+        name: KernelSource(
+            name, tuple(table["suites"]), table["debug"], tuple(table["image"])
+        )
+        for name, table in tables.items()
+    }
+
+
+def load_scenarios() -> dict[str, Scenario]:
+    """Read kernels.toml."""
+    data = tomllib.loads(_FILE.read_text())
+    kernels = _kernel_sources(data["kernels"])
+    sizes = data["sizes"]
+    found: list[Scenario] = [
+        Scenario(
+            name=name,
+            kernel=kernels[dump["kernel"]],
+            kexec=dump["kexec"],
+            cpu=dump["cpu"],
+            **sizes[dump["size"]],
+        )
+        for name, dump in data["dumps"].items()
+    ]
+    found += [
+        CrashScenario(
+            name=f"crash-{kind}-{name}",
+            kernel=kernels[name],
+            kexec=guest["kexec"],
+            cpu=guest["cpu"],
+            kind=kind,
+            **sizes[guest["size"]],
+            **data["crash_kinds"][kind],
+        )
+        for name, guest in data["crashes"].items()
+        for kind in guest["kinds"]
+    ]
+    return {scenario.name: scenario for scenario in found}
