@@ -105,7 +105,7 @@ _KINDS = {
         "process",
         ("crashme_gpf", *_WRITE),
         _written("crashme_gpf", "gpf", 102),
-        r"general protection fault, .*non-canonical address 0xdead4ead00000008",
+        r"general protection fault.*: 0000 \[#1\]",
     ),
     "bug": _Kind(
         "process",
