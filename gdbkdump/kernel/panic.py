@@ -22,6 +22,7 @@ _OOPS = (
     b"BUG: kernel NULL pointer dereference",
     b"BUG: unable to handle",
     b"Unable to handle kernel",
+    b"stack guard page was hit",
     b"general protection fault",
     b"stack-protector",
     b"double fault",
