@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from boot import Machine, run_guest
-from crash import WrongCrashError, crash_truth, read_panic
+from crash import crash_truth, read_panic
 from initramfs import build_initramfs, compile_guest, compile_program
 from module import build_module, make_headers
 from packages import (
@@ -34,14 +34,14 @@ from packages import (
     make_kernel,
     run,
 )
-from progress import BuildError, log, step
+from progress import BuildError, ChanceError, log, step
 from scenarios import CrashScenario, Scenario, load_scenarios
 from truth import read_truth
 
 _HERE = Path(__file__).resolve().parent
 _CRASHME = _HERE / "crashme"
 _MODULE_SOURCES = ("Kbuild", "crashme.c")
-# An NMI from outside comes when it comes, now and then in an interrupt.
+# For what chance may spoil: a boot that stops, an NMI that comes in an interrupt.
 _TRIES = 5
 
 # What making a dump needs from Debian; scripts that install it read this.
@@ -206,9 +206,18 @@ class Cache:
         if isinstance(scenario, CrashScenario):
             module = self.module(scenario.kernel, packages)
         guest = _Guest(scenario, packages, kernel, module, kvm)
-        with self._making(directory) as work, step(f"make {scenario.name}"):
-            _fill_dump(work, guest)
+        for _ in range(_TRIES - 1):
+            try:
+                self._try_dump(directory, guest)
+                return directory
+            except ChanceError as error:
+                log(f"{error}; once more")
+        self._try_dump(directory, guest)
         return directory
+
+    def _try_dump(self, directory: Path, guest: "_Guest") -> None:
+        with self._making(directory) as work, step(f"make {guest.scenario.name}"):
+            _fill_dump(work, guest)
 
     def publish(self, scenario: Scenario, directory: Path) -> None:
         """Let dumps/NAME point to the directory."""
@@ -267,25 +276,6 @@ def _run_scenario(work: Path, guest: _Guest) -> Any:
     return seconds
 
 
-def _run_and_check(work: Path, guest: _Guest) -> Any:
-    seconds = _run_scenario(work, guest)
-    if isinstance(guest.scenario, CrashScenario):
-        read_panic(guest.scenario.kind, work)
-    return seconds
-
-
-def _run_as_meant(work: Path, guest: _Guest) -> Any:
-    """Crash a guest, again if the crash came elsewhere than it was to."""
-    for _ in range(_TRIES - 1):
-        try:
-            return _run_and_check(work, guest)
-        except WrongCrashError as error:
-            log(f"{error}; once more")
-        for name in ("vmcore", "truth.img", "console.log"):
-            (work / name).unlink()
-    return _run_and_check(work, guest)
-
-
 def _keep_records(work: Path) -> None:
     """Keep the guest's records compressed, without the rest of their disk."""
     with (work / "truth.img").open("rb") as disk:
@@ -326,7 +316,9 @@ def _qemu_version() -> str:
 def _fill_dump(work: Path, guest: _Guest) -> None:
     """Fill the directory of a dump; README.md lists what is in it."""
     start = time.monotonic()
-    stages = _run_as_meant(work, guest)
+    stages = _run_scenario(work, guest)
+    if isinstance(guest.scenario, CrashScenario):
+        read_panic(guest.scenario.kind, work)
     _keep_records(work)
     _link_debug_files(work, guest)
     info = {

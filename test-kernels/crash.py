@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from progress import BuildError
+from progress import ChanceError
 
 Row = dict[str, Any]
-
-
-class WrongCrashError(BuildError):
-    """The guest crashed, but elsewhere: an interrupt comes when it comes."""
-
 
 _FIRST, _SECOND = 1000, 2000
 _DEPTH, _SEED = 60, 5
@@ -309,17 +304,17 @@ def _check_nmi(comm: str, log: str, interrupted: str | None) -> None:
     """Check what the NMI came in, by the first registers in the log."""
     registers = re.search(r"\bRIP: ([0-9a-f]{4}):(\S+)", log)
     if not registers:
-        raise WrongCrashError(f"no registers of {comm} in the log")
+        raise ChanceError(f"no registers of {comm} in the log")
     user = int(registers[1], 16) == _USER_CS
     came_in = "user" if user else "idle" if comm.startswith("swapper/") else "kernel"
     if came_in != interrupted:
-        raise WrongCrashError(f"the NMI came to {comm} at {registers[2]} ({came_in})")
+        raise ChanceError(f"the NMI came to {comm} at {registers[2]} ({came_in})")
 
 
 def read_panic(kind: str, dump: Path) -> Row:
     """Find who panicked, as the kernel said it.
 
-    :raise WrongCrashError: it is not the crash that was meant
+    :raise ChanceError: it is not the crash that was meant
     """
     expected = _KINDS[kind]
     for log in _logs(expected.message, dump / "vmcore"):
@@ -328,11 +323,11 @@ def read_panic(kind: str, dump: Path) -> Row:
             continue
         comm = found["comm"]
         if expected.comm and comm != expected.comm:
-            raise WrongCrashError(f"{comm} panicked, not {expected.comm}")
+            raise ChanceError(f"{comm} panicked, not {expected.comm}")
         if expected.context == "nmi":
             _check_nmi(comm, log[found.end() :], expected.interrupted)
         return {"pid": int(found["pid"]), "comm": comm, "cpu": int(found["cpu"])}
-    raise WrongCrashError(f"this is not a crash of kind {kind}")
+    raise ChanceError(f"this is not a crash of kind {kind}")
 
 
 def crash_truth(kind: str, truth: Row, dump: Path) -> Row:

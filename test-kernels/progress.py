@@ -11,6 +11,10 @@ class BuildError(Exception):
     """A dump cannot be made; the message says why, for a person."""
 
 
+class ChanceError(BuildError):
+    """A dump was not made, for a reason that need not come up again."""
+
+
 def log(text: str) -> None:
     """Write one line for the person who waits."""
     sys.stderr.write(f"test-kernels: {text}\n")
