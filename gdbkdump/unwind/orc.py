@@ -14,8 +14,10 @@ entry of six bytes. The entries changed three times, which is told by probing:
 from __future__ import annotations
 
 import enum
+import struct
 from bisect import bisect_right
 from collections import Counter
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import CorruptError, KdumpError, SymbolNotFoundError
@@ -23,7 +25,7 @@ from gdbkdump.kernel.module import for_each_module
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gdbkdump.debuginfo.layout import Member, StructType
     from gdbkdump.kernel.base import Kernel
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from gdbkdump.memory.reader import Reader
 
 ENTRY_SIZE = 6  # struct orc_entry, packed
+_ENTRY = struct.Struct(f"{ENTRY_SIZE}s")
 _MAX_ENTRIES = 1 << 22
 _SAMPLES = 4096
 _ORDER_STEP = 64
@@ -219,7 +222,8 @@ class Table:
         last = None
         for i in range(0, self.count, step):
             address = 4 * i + offsets[i]
-            if last is not None and address <= last:
+            # One section may end where another starts: both have an entry for it.
+            if last is not None and address < last:
                 raise CorruptError(
                     f"ORC: the table at {self._addresses:#x} is not sorted at entry {i}"
                 )
@@ -249,6 +253,20 @@ class Table:
             return None
         return self._data[i * ENTRY_SIZE : (i + 1) * ENTRY_SIZE]
 
+    def entries(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield start, end and bytes of each entry, by address.
+
+        The last one reaches to the end of the address space.
+
+        :raise KdumpError: the table is damaged or cannot be read
+        """
+        offsets = self._load()
+        at = range(self._addresses, self._addresses + 4 * self.count, 4)
+        starts = [place + offset for place, offset in zip(at, offsets, strict=True)]
+        ends = chain(islice(starts, 1, None), [1 << 64])
+        entries = (entry for (entry,) in _ENTRY.iter_unpack(self._data))
+        return zip(starts, ends, entries, strict=True)
+
 
 class Orc:
     """The tables of a kernel and its modules.
@@ -277,12 +295,49 @@ class Orc:
         entry = table.find(pc) if table else None
         return None if entry is None else self._decoder.decode(entry)
 
+    def kernel_rows(self) -> Iterator[tuple[int, int, Row]]:
+        """Yield start, end and meaning of each row of the kernel's own text.
+
+        :raise KdumpError: the table is damaged
+        """
+        return self._rows(self._table, self._text)
+
+    def module_rows(self) -> Iterator[tuple[int, int, Row]]:
+        """Yield start, end and meaning of each row of the modules.
+
+        What is wrong with a table is added to ``problems``.
+        """
+        for module, table in self._module_tables():
+            ranges = [(start, start + size) for start, size in module.ranges]
+            try:
+                if table:
+                    yield from self._rows(table, ranges)
+            except KdumpError as error:
+                self.problems.append(f"module {module.name}: {error}")
+
+    def _rows(
+        self, table: Table, ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, Row]]:
+        decode = self._decoder.decode
+        low, high = 0, 0
+        for start, end, entry in table.entries():
+            if not low <= start < high:
+                # A module's rows are also of text that was freed after its start.
+                found = (r for r in ranges if r[0] <= start < r[1])
+                low, high = next(found, (0, 0))
+                if not high:
+                    continue
+            yield start, min(end, high), decode(entry)
+
+    def _module_tables(self) -> list[tuple[Module, Table | None]]:
+        if self._modules is None:
+            self._modules = self._read_modules()
+        return self._modules
+
     def _find_table(self, pc: int) -> Table | None:
         if any(start <= pc < end for start, end in self._text):
             return self._table
-        if self._modules is None:
-            self._modules = self._read_modules()
-        for module, table in self._modules:
+        for module, table in self._module_tables():
             if any(start <= pc < start + size for start, size in module.ranges):
                 return table
         return None
@@ -325,3 +380,15 @@ def _text_ranges(kernel: Kernel) -> list[tuple[int, int]]:
         except SymbolNotFoundError:
             continue
     return ranges or [kernel.debuginfo.image]
+
+
+def open_orc(kernel: Kernel) -> Orc:
+    """Return the tables of a kernel, opened once.
+
+    :raise KdumpError: it has none, or its own is damaged
+    """
+    if "orc" not in kernel.cache:
+        kernel.cache["orc"] = Orc(kernel)
+    found = kernel.cache["orc"]
+    assert isinstance(found, Orc)
+    return found

@@ -32,6 +32,7 @@ from gdbkdump.unwind.orc import (
     Orc,
     Row,
     RowKind,
+    open_orc,
 )
 from gdbkdump.unwind.stacks import cpu_stacks, task_stack
 from gdbkdump.unwind.trampoline import find_trampolines, real_return_address
@@ -57,7 +58,7 @@ _GENERATED_END = 0xFFFFFFFFFF000000
 _MAX_PUSHES = 6
 # What they are called with is below what they leave on the stack: struct pt_regs
 # (arch/x86/entry/entry_64.S, PUSH_AND_CLEAR_REGS save_ret=1).
-_PUSHERS = ("error_entry", "xen_error_entry", "paranoid_entry")
+PUSHERS = ("error_entry", "xen_error_entry", "paranoid_entry")
 
 
 class Unwinder:
@@ -73,7 +74,7 @@ class Unwinder:
         self._rows: dict[int, Row | None] = {}
         self._rows_after_call: dict[int, tuple[Row | None, bool]] = {}
         self.calls = Calls(kernel)
-        self._pushers = _find_symbols(kernel, _PUSHERS)
+        self._pushers = _find_symbols(kernel, PUSHERS)
         self._orc = self._open_orc()
         self.trampolines = find_trampolines(kernel)
         frame = kernel.struct("inactive_task_frame")
@@ -85,7 +86,7 @@ class Unwinder:
 
     def _open_orc(self) -> Orc | None:
         try:
-            return Orc(self.kernel)
+            return open_orc(self.kernel)
         except (SymbolNotFoundError, TypeNotFoundError):
             self.problem = "this kernel has no ORC (CONFIG_UNWINDER_ORC)"
         except KdumpError as error:

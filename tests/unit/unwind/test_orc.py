@@ -98,6 +98,16 @@ def test_a_table_that_is_not_sorted():
         table(0x2000, 0x2008, 0x5000, 0x2010, 0x2020, 0x2030).find(0x2010)
 
 
+def test_sections_that_touch_have_two_entries_for_one_address():
+    # As in modules: one ends where the next one starts, which alone counts.
+    made = table(0x2000, 0x2010, 0x2010, 0x2030)
+    assert made.find(0x2010)[0] == 2
+    assert [(start, end, data[0]) for start, end, data in made.entries()] == [
+        (0x2000, 0x2010, 0), (0x2010, 0x2010, 1), (0x2010, 0x2030, 2),
+        (0x2030, 1 << 64, 3),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("count", [-1, 0, 1 << 30])
 def test_an_absurd_count(count):
     with pytest.raises(CorruptError, match="a table of"):
@@ -111,3 +121,15 @@ def test_only_text_has_rows():
     assert orc.find(start + 8).sp_offset == 16
     assert orc.find(machine.symbols.by_name["_etext"]) is None
     assert orc.find(0) is None
+
+
+def test_rows_are_of_text_alone():
+    machine = Machine()
+    start = machine.function("f", "call", "sp", 16)
+    rows = list(Orc(machine.kernel()).kernel_rows())
+    assert [(low, high, row.sp_offset) for low, high, row in rows] == [
+        (start - 0x100, start, 8),
+        (start, machine.symbols.by_name["_etext"], 16),
+    ]
+    machine.symbols.by_name["_etext"] = start
+    assert len(list(Orc(machine.kernel()).kernel_rows())) == 1
