@@ -120,6 +120,17 @@ def _elf_file(path: Path, what: str) -> Iterator[ELFFile]:
         raise FormatError(f"{path} is a damaged ELF file") from None
 
 
+def read_debug_frame(path: Path) -> bytes:
+    """Return the section .debug_frame of a vmlinux, empty if it has none.
+
+    :raise FormatError: it is no ELF file
+    """
+    with _elf_file(path, "vmlinux") as elf:
+        found = elf.get_section_by_name(".debug_frame")
+        # Not _contents(): this section may be compressed.
+        return b"" if found is None else bytes(found.data())
+
+
 def _has_debug_info(elf: ELFFile) -> bool:
     return any(
         elf.get_section_by_name(name) is not None

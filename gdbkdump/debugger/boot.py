@@ -25,6 +25,7 @@ from gdbkdump.debugger.adapter import Debugger, register_commands
 from gdbkdump.debugger.banner import banner
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
 from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcore
+from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
 from gdbkdump.debugger.modules import ModuleLoader
 from gdbkdump.debugger.parameters import Settings
@@ -94,7 +95,9 @@ def _open(debugger: Debugger) -> Session:
     vmlinux = _find_vmlinux(session, debugger.settings.debug_dirs)
     folder = _private_folder()
     _unload()
-    with _quiet():
+    frames = FrameFiles(session, vmlinux, folder)
+    with console.quiet():
+        frames.load_before_symbols()
         # The symbols first: gdb 15 and later read types while our engine works.
         if vmlinux:
             _load_symbols(session, vmlinux, folder)
@@ -103,9 +106,11 @@ def _open(debugger: Debugger) -> Session:
     session.problems += threads.problems()
     _select_panic_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
-    session.load_module = modules.load
+    session.load_module = frames.behind(modules.load)
     if vmlinux:
         modules.load_panicking()
+    with console.quiet():
+        frames.load_after_symbols(threads.threads)
     return session
 
 
@@ -126,7 +131,7 @@ def _dwarf_types(kernel: Kernel) -> TypeSource | None:
     # Where they are moved to does not matter to types.
     path = find_given_vmlinux()
     if not gdb.objfiles() and path and _PLAIN_PATH.fullmatch(str(path)):
-        with contextlib.suppress(gdb.error), _quiet():
+        with contextlib.suppress(gdb.error), console.quiet():
             gdb.execute(f"symbol-file {path}", to_string=True)
     types = GdbDebugInfo()
     try:
@@ -210,20 +215,9 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # Questions of gdb ("Discard symbol table?") are answered with yes meanwhile.
-    confirm = gdb.parameter("confirm")
-    gdb.execute("set confirm off")
-    try:
-        yield
-    finally:
-        gdb.execute(f"set confirm {'on' if confirm else 'off'}")
-
-
 def _unload() -> None:
     # Without the executable gdb has no file to take link-time values from.
-    with _quiet():
+    with console.quiet():
         for command in ("core-file", "exec-file", "symbol-file"):
             gdb.execute(command, to_string=True)
 

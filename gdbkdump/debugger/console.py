@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -12,11 +13,22 @@ import gdb
 from gdbkdump.render.escape import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # gdb.write() costs 30 us whatever the length, so lines are gathered.
 _PIECE = 64 << 10
 _LATEST_S = 0.1
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Answer gdb's questions ("Discard symbol table?") with yes meanwhile."""
+    confirm = gdb.parameter("confirm")
+    gdb.execute("set confirm off")
+    try:
+        yield
+    finally:
+        gdb.execute(f"set confirm {'on' if confirm else 'off'}")
 
 
 def write_lines(lines: Iterable[str]) -> None:

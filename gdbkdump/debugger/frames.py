@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The frame files given to gdb, each at its place among the files that gdb has.
+
+gdb takes the rules for a frame from the first file that has some for its address.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import gdb
+
+from gdbkdump.debugger import console
+from gdbkdump.errors import KdumpError, SymbolNotFoundError, TypeNotFoundError
+from gdbkdump.target.cache import BuildCache
+from gdbkdump.target.debugframe import DebugFrame
+from gdbkdump.target.framefile import VERSION, dump_frames, kernel_frames
+from gdbkdump.unwind.orc import open_orc
+from gdbkdump.vmlinux import dump_identity, kaslr_offset, read_debug_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gdbkdump.kernel.module import Module
+    from gdbkdump.session import Session
+    from gdbkdump.target.threads import KernelThread
+    from gdbkdump.unwind.orc import Orc
+    from gdbkdump.vmlinux import Vmlinux
+
+    LoadModule = Callable[[Module, Sequence[Path]], None]
+
+# What gdb's commands take unquoted.
+_PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
+
+
+class FrameFiles:
+    """The frame files of one session; for a kernel without ORC there are none.
+
+    :param vmlinux: what gdb has symbols of, or None
+    :param folder: private, for what is not to be kept
+    """
+
+    def __init__(self, session: Session, vmlinux: Vmlinux | None, folder: Path) -> None:
+        """Locate the tables."""
+        self._session = session
+        self._vmlinux = vmlinux
+        self._folder = folder
+        self._orc = self._open_orc()
+        self._is_kernel_loaded = False
+        self._dump_file: Path | None = None
+
+    def _open_orc(self) -> Orc | None:
+        try:
+            return open_orc(self._session.kernel)
+        except (SymbolNotFoundError, TypeNotFoundError):
+            return None  # CONFIG_UNWINDER_FRAME_POINTER, or no types
+        except KdumpError as error:
+            self._report(error)
+            return None
+
+    def _report(self, error: Exception) -> None:
+        self._session.problems.append(
+            f"gdb's own backtraces are wrong beyond entry code, kbt's are not: {error}"
+        )
+
+    def load_before_symbols(self) -> None:
+        """Load what is to win over the vmlinux, and what its DWARF lacks."""
+        vmlinux = self._vmlinux
+        if self._orc and vmlinux and vmlinux.has_debug_info:
+            self._load_kernel(self._orc, "gaps", vmlinux)
+
+    def load_after_symbols(self, threads: Sequence[KernelThread]) -> None:
+        """Load what counts only where no other file has rules.
+
+        DWARF may be in a file that gdb finds by itself, so where the vmlinux has none
+        the rules for everything come here.
+        """
+        if self._orc and not self._is_kernel_loaded:
+            self._load_kernel(self._orc, "all", None)
+        if self._orc:
+            self._load_dump(self._orc, threads)
+
+    def behind(self, load: LoadModule) -> LoadModule:
+        """Return a loader of modules' debug files that lets them win over our rules."""
+
+        def load_and_move(module: Module, dirs: Sequence[Path]) -> None:
+            load(module, dirs)
+            path = self._dump_file
+            if path:
+                with console.quiet():
+                    gdb.execute(f"remove-symbol-file {path}", to_string=True)
+                    _add(path, 0)
+
+        return load_and_move
+
+    def _load_kernel(self, orc: Orc, variant: str, vmlinux: Vmlinux | None) -> None:
+        kernel = self._session.kernel
+        offset = self._offset()
+
+        def make() -> bytes:
+            section = read_debug_frame(vmlinux.path) if vmlinux else b""
+            frame = DebugFrame(section) if section else None
+            return kernel_frames(kernel, orc, offset or 0, frame)
+
+        try:
+            _add(self._keep(variant, make, is_movable=offset is not None), offset or 0)
+        except (KdumpError, OSError, gdb.error) as error:
+            self._report(error)
+        else:
+            self._is_kernel_loaded = True
+
+    def _offset(self) -> int | None:
+        kernel = self._session.kernel
+        if self._vmlinux:
+            return kaslr_offset(kernel, self._vmlinux)
+        return kernel.vmcoreinfo.hex("KERNELOFFSET") if kernel.vmcoreinfo else None
+
+    def _keep(
+        self, variant: str, make: Callable[[], bytes], *, is_movable: bool
+    ) -> Path:
+        build_id = dump_identity(self._session.kernel).build_id
+        if build_id and is_movable:
+            try:
+                path = BuildCache("frames", VERSION).file(build_id, variant, make)
+            except OSError:
+                pass  # a home that cannot be written to costs time, nothing else
+            else:
+                if _PLAIN_PATH.fullmatch(str(path)):
+                    return path
+                link = self._folder / f"frames-{variant}"
+                link.symlink_to(path)
+                return link
+        return self._write(f"frames-{variant}", make())
+
+    def _load_dump(self, orc: Orc, threads: Sequence[KernelThread]) -> None:
+        kernel = self._session.kernel
+        has_dwarf = bool(self._vmlinux and self._vmlinux.has_debug_info)
+        try:
+            data = dump_frames(kernel, orc, threads, has_dwarf=has_dwarf)
+            path = self._write("frames-dump", data)
+            _add(path, 0)
+        except (KdumpError, OSError, gdb.error) as error:
+            self._report(error)
+        else:
+            self._dump_file = path
+        self._session.problems += orc.problems
+
+    def _write(self, name: str, data: bytes) -> Path:
+        path = self._folder / name
+        path.write_bytes(data)
+        return path
+
+
+def _add(path: Path, offset: int) -> None:
+    # gdb says that it has no symbols, which is so.
+    gdb.execute(f"add-symbol-file {path} -o {offset:#x}", to_string=True)
