@@ -40,7 +40,7 @@ from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
 from gdbkdump.session import open_session
-from gdbkdump.target.threads import Threads, kernel_threads
+from gdbkdump.target.threads import KernelThread, Threads, kernel_threads
 from gdbkdump.target.viewcore import kernel_ranges, write_view_core
 from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 
@@ -235,10 +235,15 @@ def _load_view(session: Session, folder: Path) -> Threads:
     core = folder / "view.core"
     write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
     gdb.execute(f"core-file {core}", to_string=True)
-    names = {thread.id: escape(decode(thread.name)) for thread in threads.threads}
+    names = {thread.id: _thread_name(thread) for thread in threads.threads}
     for thread in gdb.selected_inferior().threads():
         thread.name = names.get(thread.ptid[1], "?")
     return threads
+
+
+def _thread_name(thread: KernelThread) -> str:
+    name = escape(decode(thread.name))
+    return f"{name} [{thread.mark}]" if thread.mark else name
 
 
 def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:

@@ -14,7 +14,12 @@ import pytest
 
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
 from gdbkdump.kernel.percpu import cpus, per_cpu
-from gdbkdump.kernel.sched import tasks
+from gdbkdump.kernel.sched import (
+    panic_cpu,
+    running_tasks,
+    task_by_address,
+    tasks,
+)
 from gdbkdump.render.escape import escape
 from tests.support.ask_drgn import ask_drgn
 
@@ -51,8 +56,24 @@ def on_thread(id_: int):
     before.switch()
 
 
+def comm(thread: gdb.InferiorThread) -> str:
+    """Return a thread's name without the mark of those that were on a CPU."""
+    return re.sub(r" \[CPU \d+(, panicked)?\]$", "", thread.name or "")
+
+
+def test_threads_of_cpus_are_marked(session: Session) -> None:
+    marked = {t.ptid[1]: t.name.partition(" [")[2] for t in threads().values()}
+    wanted = {}
+    for address, cpu in running_tasks(session.kernel).items():
+        task = task_by_address(session.kernel, address)
+        id_ = FIRST_IDLE + cpu if task.is_idle else task.pid
+        panicked = ", panicked" if cpu == panic_cpu(session.kernel) else ""
+        wanted[id_] = f"CPU {cpu}{panicked}]"
+    assert {id_: mark for id_, mark in marked.items() if "CPU" in mark} == wanted
+
+
 def test_every_task_is_a_thread_with_its_name(truth: dict[str, Any]) -> None:
-    names = {id_: thread.name for id_, thread in threads().items() if id_ < FIRST_IDLE}
+    names = {id_: comm(t) for id_, t in threads().items() if id_ < FIRST_IDLE}
     expected = {
         t["pid"]: escape(raw(t["comm"]).decode("utf-8", "backslashreplace"))
         for t in lasting(truth)
@@ -64,7 +85,7 @@ def test_every_task_is_a_thread_with_its_name(truth: dict[str, Any]) -> None:
 
 def test_idle_tasks_are_told_apart(session: Session) -> None:
     names = {
-        id_ - FIRST_IDLE: t.name for id_, t in threads().items() if id_ >= FIRST_IDLE
+        id_ - FIRST_IDLE: comm(t) for id_, t in threads().items() if id_ >= FIRST_IDLE
     }
     assert names == {cpu: f"swapper/{cpu}" for cpu in cpus(session.kernel, "possible")}
 
