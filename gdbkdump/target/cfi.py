@@ -71,8 +71,8 @@ class Cie(enum.Enum):
     CALL = "call"  # registers that C keeps are unknown
     CALL_AS_C = "call, initial rules as of the kernel's own CIE"
     SWITCH = "call, marked S, else as of the kernel's own CIE"
-    REGS = "struct pt_regs at the CFA, marked S"
-    IRET = "iret frame at the CFA, marked S"
+    REGS = "struct pt_regs below the CFA, marked S"
+    IRET = "iret frame below the CFA, marked S"
     END = "no caller"
 
 
@@ -142,14 +142,17 @@ def _at(column: int, offset: int) -> bytes:
 _SAME_SAVED = b"".join(bytes([_SAME_VALUE, column]) for column in _CALLEE_SAVED)
 _UNKNOWN_SAVED = bytes(_RESTORE | column for column in _CALLEE_SAVED)
 _SAME_BP = bytes([_SAME_VALUE, RBP])
-_PT_REGS_BP = _at(RBP, _PT_REGS.index(RBP) * _WORD)
+_PT_REGS_BP = _at(RBP, _WORD * (_PT_REGS.index(RBP) - len(_PT_REGS)))
 _FIRST = _USUAL_CFA, _SAME_BP, _UNKNOWN_SAVED
 _NO_CALLER = bytes([_UNDEFINED, RIP])
 
 
 def _words(columns: Sequence[int | None]) -> bytes:
+    # The last of them ends at the CFA.
     return b"".join(
-        _at(column, _WORD * i) for i, column in enumerate(columns) if column is not None
+        _at(column, _WORD * (i - len(columns)))
+        for i, column in enumerate(columns)
+        if column is not None
     )
 
 
@@ -174,32 +177,37 @@ def rule(row: Row, *, keeps_saved: bool = False) -> Rule | None:
         return None
     if row.kind is RowKind.END:
         return END
-    cfa = _cfa(row)
-    if row.kind is RowKind.REGS:
-        # rbp is in pt_regs, unless the row knows better.
-        known = row.bp_base is not Base.UNDEFINED
-        return Rule(Cie.REGS, cfa, _caller_bp(row) if known else _PT_REGS_BP)
+    if row.kind is RowKind.CALL:
+        is_first = row.sp_base is Base.SP and row.sp_offset == _WORD
+        saved = _SAME_SAVED if keeps_saved or is_first else _UNKNOWN_SAVED
+        return Rule(Cie.CALL, _cfa(row), _caller_bp(row), saved)
+    # The CFA is above the registers. If it were below them it would be that of the
+    # function called next, and without symbols gdb takes two such frames for one.
     if row.kind is RowKind.PARTIAL:
-        return Rule(Cie.IRET, cfa, _caller_bp(row))
-    is_first = row.sp_base is Base.SP and row.sp_offset == _WORD
-    saved = _SAME_SAVED if keeps_saved or is_first else _UNKNOWN_SAVED
-    return Rule(Cie.CALL, cfa, _caller_bp(row), saved)
+        size = _WORD * len(_IRET_FRAME)
+        return Rule(Cie.IRET, _cfa(row, size), _caller_bp(row, size))
+    size = _WORD * len(_PT_REGS)
+    # rbp is in pt_regs, unless the row knows better.
+    is_known = row.bp_base is not Base.UNDEFINED
+    bp = _caller_bp(row, size) if is_known else _PT_REGS_BP
+    return Rule(Cie.REGS, _cfa(row, size), bp)
 
 
-def _cfa(row: Row) -> bytes:
-    # The kernel passes the offset over where the base is r10, r13, rdi or rdx; it is 0
-    # in all rows but one (asm_exc_nmi, from rdx), where it is needed.
+def _cfa(row: Row, size: int = 0) -> bytes:
+    # How far the CFA is above what the row computes is in `size`. The kernel passes the
+    # offset over where the base is r10, r13, rdi or rdx; it is 0 in all rows but one
+    # (asm_exc_nmi, from rdx), where it is needed.
     offset = row.sp_offset
     if row.sp_base is Base.SP_INDIRECT:
-        return _cfa_expression(_breg(RSP, 0) + bytes([_DEREF]) + _plus(offset))
+        return _cfa_expression(_breg(RSP, 0) + bytes([_DEREF]) + _plus(offset + size))
     if row.sp_base is Base.BP_INDIRECT:
-        return _cfa_expression(_breg(RBP, offset) + bytes([_DEREF]))
+        return _cfa_expression(_breg(RBP, offset) + bytes([_DEREF]) + _plus(size))
     if row.sp_base not in _COLUMNS:
         raise CorruptError(f"ORC: a row that starts from {row.sp_base.value}")
     column = _COLUMNS[row.sp_base]
-    if offset >= 0:
-        return bytes([_DEF_CFA, column]) + uleb(offset)
-    return _cfa_expression(_breg(column, offset))
+    if offset + size >= 0:
+        return bytes([_DEF_CFA, column]) + uleb(offset + size)
+    return _cfa_expression(_breg(column, offset + size))
 
 
 def _cfa_expression(code: bytes) -> bytes:
@@ -208,13 +216,13 @@ def _cfa_expression(code: bytes) -> bytes:
 
 def _plus(offset: int) -> bytes:
     if offset >= 0:
-        return bytes([_PLUS_UCONST]) + uleb(offset)
+        return bytes([_PLUS_UCONST]) + uleb(offset) if offset else b""
     return bytes([_CONSTS]) + sleb(offset) + bytes([_PLUS])
 
 
-def _caller_bp(row: Row) -> bytes:
+def _caller_bp(row: Row, size: int = 0) -> bytes:
     if row.bp_base is Base.PREV_SP:
-        return _at(RBP, row.bp_offset)
+        return _at(RBP, row.bp_offset - size)
     if row.bp_base is Base.BP:
         return bytes([_EXPRESSION, RBP]) + _block(_breg(RBP, row.bp_offset))
     return _SAME_BP

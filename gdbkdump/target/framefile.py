@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     Rows = Sequence[tuple[int, int, Row]]
 
 # Of the files that are made here; another one is not looked at.
-VERSION = 1
+VERSION = 2
 # Where user mode enters the kernel and kernel threads begin: struct pt_regs there, if
 # it was pushed, is never of the kernel. Those not in a kernel are passed over.
 _ENTRIES = (
@@ -61,13 +61,15 @@ _ENTRIES = (
     "entry_INT80_compat", "asm_int80_emulation", "asm_fred_entrypoint_user",
     "ret_from_fork", "ret_from_fork_asm",
 )  # fmt: skip
-# They push but registers that C functions may change, or none
-# (arch/x86/entry/thunk_64.S, and in 5.8 to 5.11 the change to an IRQ stack).
+# They push but registers that C functions may change (arch/x86/entry/thunk_64.S).
 _KEEPERS = (
     "preempt_schedule_thunk", "preempt_schedule_notrace_thunk", "___preempt_schedule",
     "___preempt_schedule_notrace", "trace_hardirqs_on_thunk",
-    "trace_hardirqs_off_thunk", "lockdep_sys_exit_thunk", "asm_call_on_stack",
-    "asm_call_irq_on_stack", "asm_call_sysvec_on_stack",
+    "trace_hardirqs_off_thunk", "lockdep_sys_exit_thunk",
+)  # fmt: skip
+# In 5.8 to 5.11, functions that call another one on the IRQ stack. They push none.
+_STACK_CHANGERS = (
+    "asm_call_on_stack", "asm_call_irq_on_stack", "asm_call_sysvec_on_stack",
 )  # fmt: skip
 _CALL = 0xE8
 _CALL_SIZE = 5
@@ -159,6 +161,7 @@ class _Maker:
         self._debug_frame = debug_frame
         self._entries = _named(kernel, _ENTRIES)
         self._keepers = _named(kernel, _KEEPERS)
+        self._changers = _named(kernel, _STACK_CHANGERS)
         self._switches = [r for r in rows if r[2].sp_base is Base.SP_INDIRECT]
         self._calls = _EntryCalls(kernel, rows, self._entries)
         self._pieces = Pieces()
@@ -268,12 +271,15 @@ class _Maker:
         self._pieces.add(start, end, found)
 
     def _keep_saved(self) -> None:
-        for start, end in self._keepers:
+        # The frame that a switch of stacks is in has to be marked, as above.
+        ranges = [(Cie.CALL, *item) for item in self._keepers]
+        ranges += [(Cie.SWITCH, *item) for item in self._changers]
+        for cie, start, end in ranges:
             self._taken.append((start, end))
             for low, high, row in _within(self._rows, start, end):
                 found = rule(row, keeps_saved=True)
-                if found:
-                    self._pieces.add(low, high, found)
+                if found and found.cie is Cie.CALL:
+                    self._pieces.add(low, high, found._replace(cie=cie))
 
     def _fill_gaps(self) -> None:
         ranges = self._debug_frame.ranges if self._debug_frame else []
@@ -343,12 +349,12 @@ class _EntryCalls:
 
 def _named(kernel: Kernel, names: Iterable[str]) -> list[tuple[int, int]]:
     # The ranges of all functions of these names, in order.
-    found = []
+    found = set()
     for name in names:
         for function in kernel.debuginfo.symbols(name):
             symbol = kernel.debuginfo.symbol_at(function.address)
             if symbol and symbol.size:
-                found.append((symbol.address, symbol.address + symbol.size))
+                found.add((symbol.address, symbol.address + symbol.size))
     return sorted(found)
 
 

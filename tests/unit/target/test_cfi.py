@@ -91,22 +91,33 @@ def test_registers_that_c_keeps_are_known_until_something_is_pushed():
 def test_all_of_pt_regs():
     fde, columns, cfa = decoded(PT_REGS_ROW)
     assert is_marked(fde)
-    assert cfa_text(cfa) == "r7+0"
+    # Above it, so that no other frame has the same CFA.
+    assert cfa_text(cfa) == "r7+168"
     # struct pt_regs: r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs
     # flags sp ss; the numbers are those of the System V ABI.
     order = [15, 14, 13, 12, 6, 3, 11, 10, 9, 8, 0, 2, 1, 4, 5, None, 16, 51, 49, 7, 52]
     found = {column: offset_of(columns, column) for column in columns}
-    assert found == {c: 8 * i for i, c in enumerate(order) if c is not None}
+    assert found == {c: 8 * i - 168 for i, c in enumerate(order) if c is not None}
 
 
 def test_an_iret_frame():
     row = Row(RowKind.PARTIAL, Base.SP, 8, Base.UNDEFINED, 0, True)
     fde, columns, cfa = decoded(row)
     assert is_marked(fde)
-    assert cfa_text(cfa) == "r7+8"
+    assert cfa_text(cfa) == "r7+48"
     assert columns.pop(RBP).type == "SAME_VALUE"
     found = {column: offset_of(columns, column) for column in columns}
-    assert found == {RIP: 0, 51: 8, 49: 16, RSP: 24, 52: 32}
+    assert found == {RIP: -40, 51: -32, 49: -24, RSP: -16, 52: -8}
+
+
+def test_registers_that_are_elsewhere():
+    row = PT_REGS_ROW._replace(sp_base=Base.BP_INDIRECT, sp_offset=-16)
+    _, _, cfa = decoded(row)
+    assert evaluate(cfa.expr, {0xF0: 0x5000}, {RBP: 0x100}) == 0x5000 + 168
+    row = PT_REGS_ROW._replace(sp_offset=8, bp_base=Base.PREV_SP, bp_offset=-16)
+    _, columns, cfa = decoded(row)
+    assert cfa_text(cfa) == "r7+176"
+    assert offset_of(columns, RBP) == -168 - 16
 
 
 def test_ends():

@@ -105,7 +105,7 @@ def test_every_version_gives_the_same_rules(machine):
     fdes = machine.frames()
     assert cfa_text(row_at(fdes, at(machine, "plain"))[2]) == "r7+24"
     assert is_marked(row_at(fdes, at(machine, "stopped"))[0])
-    assert row_at(fdes, at(machine, "cut"))[1][RIP].arg == 0
+    assert row_at(fdes, at(machine, "cut"))[1][RIP].arg == -40
     assert row_at(fdes, at(machine, "last"))[1][RIP].type == "UNDEFINED"
     assert cfa_text(row_at(fdes, at(machine, "after"))[2]) == "r6+16"
 
@@ -150,6 +150,18 @@ def test_thunks_keep_the_registers_of_c():
     assert row_at(fdes, at(machine, "crypto"))[1][RBX].type == "UNDEFINED"
 
 
+def test_functions_of_assembly_that_change_the_stack_are_marked():
+    machine = Kernel()
+    changer = machine.function("asm_call_on_stack", "call", "sp", 8)
+    machine.row(changer + 8, "call", "bp", 16, "prev_sp", -16)
+    machine.symbols.by_name["asm_call_irq_on_stack"] = changer
+    machine.function("after", "call", "sp", 8)
+    fde, columns, cfa = row_at(machine.frames(), at(machine, "asm_call_on_stack", 8))
+    assert is_marked(fde)
+    assert cfa_text(cfa) == "r6+16"
+    assert columns[RBX].type == "SAME_VALUE"
+
+
 def test_nothing_is_made_of_a_damaged_table():
     machine = Kernel()
     machine.function("strange", "call", "undefined", 8)
@@ -180,18 +192,18 @@ def test_user_mode_enters_where_nothing_called(entry):
 def test_pt_regs_are_there_behind_what_pushes_them(entry):
     fdes = entry.frames()
     before = row_at(fdes, at(entry, "asm_exc_thing", 0x1B))
-    assert before[1][RIP].arg == 0
+    assert before[1][RIP].arg == -40
     for offset in (0x1F, 0x20):
         fde, columns, cfa = row_at(fdes, at(entry, "asm_exc_thing", offset))
         assert is_marked(fde)
-        assert columns[RIP].arg == 128
-        assert cfa_text(cfa) == "r7+0"
+        assert columns[RIP].arg == 128 - 168
+        assert cfa_text(cfa) == "r7+168"
 
 
 def test_handlers_return_to_a_caller_or_to_none(entry):
     fdes = entry.frames()
     site = at(entry, "asm_exc_thing", 0x30)
-    assert row_at(fdes, site - 1)[1][RIP].arg == 128
+    assert row_at(fdes, site - 1)[1][RIP].arg == 128 - 168
     assert row_at(fdes, site - 2)[1][RIP].type == "UNDEFINED"
     _, columns, cfa = row_at(fdes, at(entry, "exc_thing", 0x10))
     assert cfa_text(cfa) == "r7+16"
