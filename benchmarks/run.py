@@ -29,6 +29,8 @@ QUESTIONS = {
     "klog": "log",
     "kbt -a": "bt -a",
 }
+# Asked on request: minutes of drgn.
+STACK_QUESTIONS = {"kforeach kbt": "foreach bt", "kstacks": "foreach bt"}
 
 
 @dataclass
@@ -56,7 +58,7 @@ def _tools(dump: Path, question: str, crash: str | None, drgn: str | None) -> li
         ),
         Run("gdb vmlinux, nothing else", ["gdb", "-nx", "-batch", vmlinux]),
     ]
-    script = f"{QUESTIONS[question]}\nquit\n"
+    script = f"{(QUESTIONS | STACK_QUESTIONS)[question]}\nquit\n"
     if drgn:
         runs.append(Run("drgn-crash", [drgn, vmlinux, vmcore], script))
     if crash:
@@ -127,7 +129,9 @@ def main() -> int:
     parser.add_argument("dump", type=Path, nargs="+", help="directory of a dump")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
-    parser.add_argument("--question", action="append", choices=QUESTIONS)
+    parser.add_argument(
+        "--question", action="append", choices=QUESTIONS | STACK_QUESTIONS
+    )
     parser.add_argument("--crash", default=shutil.which("crash"))
     parser.add_argument("--drgn", default=shutil.which("drgn-crash"))
     args = parser.parse_args()

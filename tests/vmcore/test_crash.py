@@ -164,6 +164,7 @@ def in_gdb(crash_dir, crash):
         if task.get("frames") and task["state"] in ("S", "D")
     ]
     commands += [f"kbt -v --json {comm}" for comm in sleepers]
+    commands += ["kset -p", "bt -frame-arguments none", "info threads"]
     command = ["gdb", "-nx", "-batch", crash_dir / "vmlinux", crash_dir / "vmcore"]
     command += ["-x", ROOT / "gdb-init.py"]
     for text in commands:
@@ -173,10 +174,11 @@ def in_gdb(crash_dir, crash):
         command, capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    output = done.stdout.splitlines()
+    lines = [line for line in output if line.startswith("{")]
     rows = [row for row in map(json.loads, lines) if "note" not in row]
     assert len(rows) == 1 + len(sleepers)
-    return rows[0], dict(zip(sleepers, rows[1:], strict=True))
+    return rows[0], dict(zip(sleepers, rows[1:], strict=True)), output
 
 
 def check_variables(frames, row):
@@ -210,12 +212,47 @@ def check_repeated(frames, inside):
 
 
 def test_arguments_and_locals_of_the_panicking_stack(in_gdb, crash):
-    panicking, _ = in_gdb
+    panicking, *_ = in_gdb
     check_variables(crash["frames"], panicking)
 
 
 def test_arguments_and_locals_of_sleeping_tasks(in_gdb, crash):
-    _, sleepers = in_gdb
+    _, sleepers, _ = in_gdb
     assert sleepers
     for comm, row in sleepers.items():
         check_variables(crash["tasks"][comm]["frames"], row)
+
+
+NATIVE_FRAME = re.compile(r"#\d+ +(?:0x[0-9a-f]+ in )?(\S+) \(")
+# Where user mode, a kernel thread or a CPU's boot code begins.
+FIRST_FUNCTIONS = {
+    "entry_SYSCALL_64_after_hwframe",
+    "ret_from_fork",
+    "ret_from_fork_asm",
+    "secondary_startup_64",
+    "asm_sysvec_apic_timer_interrupt",
+    "asm_exc_nmi",
+    "asm_exc_page_fault",
+}
+
+
+def test_gdbs_own_backtrace(in_gdb, crash):
+    output = in_gdb[2]
+    # gdb printed a frame 0 before, of the core that it was started on.
+    start = max(i for i, line in enumerate(output) if line.startswith("#0 "))
+    frames = [line for line in output[start:] if line.startswith("#")]
+    found = [base(m[1]) for m in map(NATIVE_FRAME.match, frames) if m]
+    # Where an interrupt came in gdb says so and not the entry's name.
+    wanted = [base(name) for name in crash["functions"]]
+    assert is_within([name for name in wanted if name[:4] != "asm_"], found), found
+    if crash["interrupted"] == "kernel":
+        assert any("<signal handler called>" in line for line in frames)
+    assert found[-1] in FIRST_FUNCTIONS
+    assert not any("??" in line for line in frames)
+    assert not any("corrupt" in line or "stopped" in line for line in output)
+
+
+def test_gdbs_list_of_threads(in_gdb, crash):
+    (panicked,) = [line for line in in_gdb[2] if ", panicked]" in line]
+    panic = crash["panic"]
+    assert f'"{panic["comm"]} [CPU {panic["cpu"]}, panicked]"' in panicked
