@@ -6,7 +6,6 @@ and .ci/run.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -112,8 +111,3 @@ def make_dumps(names: Iterable[str]) -> list[Path]:
     if done.returncode:
         raise BuildError("the dumps could not be made")
     return [Path(line) for line in done.stdout.splitlines()]
-
-
-def group_of(dump: Path) -> str:
-    """Return the group of a dump that make_dumps() returned, see README.md."""
-    return str(json.loads((dump / "info.json").read_text())["group"])

@@ -39,11 +39,18 @@ def _dumps(asked: list[str]) -> list[Path]:
     dumps = cache / "gdbkdump" / "dumps"
     if asked:
         return [Path(d) if Path(d).is_dir() else dumps / d for d in asked]
-    return sorted(
-        path.parent
-        for path in dumps.glob("*/info.json")
-        if json.loads(path.read_text()).get("group", "workload") == "workload"
-    )
+    return sorted(path.parent for path in dumps.glob("*/info.json"))
+
+
+def _tests_of(dump: Path) -> list[str]:
+    info = dump / "info.json"
+    told = json.loads(info.read_text()) if info.exists() else {}
+    # What the guest said of its workload is needed for the first; the second comes
+    # last, as it takes the frame file away in the end.
+    names = ["test_boot.py", "test_frames.py"]
+    if told.get("group", "workload") != "workload":
+        names.pop(0)
+    return [f"tests/vmcore/{name}" for name in names]
 
 
 def _compile_fixture(folder: Path) -> Path:
@@ -98,7 +105,7 @@ def main() -> int:
                 (
                     dump.name,
                     [dump / "vmlinux", dump / "vmcore"],
-                    ["tests/vmcore/test_boot.py", f"--dump={dump}"],
+                    [*_tests_of(dump), f"--dump={dump}"],
                 )
                 for dump in _dumps(args.dump)
             ]

@@ -4,4 +4,4 @@
 import sys
 
 # Not by name: the folder tests/gdb looks like a module "gdb" too.
-collect_ignore = [] if "_gdb" in sys.modules else ["test_boot.py"]
+collect_ignore = [] if "_gdb" in sys.modules else ["test_boot.py", "test_frames.py"]
