@@ -163,7 +163,9 @@ class _Maker:
         self._keepers = _named(kernel, _KEEPERS)
         self._changers = _named(kernel, _STACK_CHANGERS)
         self._switches = [r for r in rows if r[2].sp_base is Base.SP_INDIRECT]
-        self._calls = _EntryCalls(kernel, rows, self._entries)
+        regs, partial = RowKind.REGS, RowKind.PARTIAL
+        entry = [r for r in rows if r[2][0] is regs or r[2][0] is partial]
+        self._calls = _EntryCalls(kernel, entry, self._entries)
         self._pieces = Pieces()
         # Nothing that ORC says elsewhere is wanted of these.
         self._taken: list[tuple[int, int]] = []
@@ -318,13 +320,14 @@ class _EntryCalls:
         self._kernel = kernel
         pushers = {kernel.symbol(name) for name in PUSHERS if kernel.has_symbol(name)}
         for start, end, row in rows:
-            if row.kind in (RowKind.REGS, RowKind.PARTIAL) and not _holds(skip, start):
-                is_on_top = row[:3] == (RowKind.REGS, Base.SP, 0)
-                for site, target in self._calls(start, end):
-                    if target in pushers:
-                        self.pushed.append(site)
-                    elif is_on_top:
-                        self.handlers.setdefault(target, []).append(site)
+            if _holds(skip, start):
+                continue
+            is_on_top = row[:3] == (RowKind.REGS, Base.SP, 0)
+            for site, target in self._calls(start, end):
+                if target in pushers:
+                    self.pushed.append(site)
+                elif is_on_top:
+                    self.handlers.setdefault(target, []).append(site)
 
     def _calls(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         # Return addresses and functions; what only looks like a call leads to none.
@@ -376,15 +379,14 @@ def _outside(
     rows: Rows, taken: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int, Row]]:
     # What of the rows is in no range; both are in order.
-    i = 0
+    ranges = iter([*taken, (1 << 64, 1 << 64)])
+    low, high = next(ranges)
     for start, end, row in rows:
-        while i < len(taken) and taken[i][1] <= start:
-            i += 1
         while start < end:
-            low, high = taken[i] if i < len(taken) else (end, end)
-            if start < low:
+            if high <= start:
+                low, high = next(ranges)
+            elif low <= start:
+                start = high
+            else:
                 yield start, min(low, end), row
-            if high > end:
-                break
-            start = max(start, high)
-            i += i < len(taken)
+                start = low

@@ -122,7 +122,7 @@ class Decoder:
         self._signal = type_.member("signal") if type_.has("signal") else None
         self._kinds = _KINDS if self._type.bit_size > 2 else _OLD_KINDS
         self._registers = self._find_registers(entries)
-        self._rows: dict[bytes, Row] = {}
+        self.rows: dict[bytes, Row] = {}
 
     def _find_registers(self, entries: bytes) -> Mapping[int, Base]:
         # Most functions find their caller from the stack pointer.
@@ -144,9 +144,9 @@ class Decoder:
 
         :raise CorruptError: they have none
         """
-        row = self._rows.get(entry)
+        row = self.rows.get(entry)
         if row is None:
-            row = self._rows[entry] = self._decode(int.from_bytes(entry, "little"))
+            row = self.rows[entry] = self._decode(int.from_bytes(entry, "little"))
         return row
 
     def _decode(self, raw: int) -> Row:
@@ -318,7 +318,7 @@ class Orc:
     def _rows(
         self, table: Table, ranges: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[int, int, Row]]:
-        decode = self._decoder.decode
+        decode, known = self._decoder.decode, self._decoder.rows
         low, high = 0, 0
         for start, end, entry in table.entries():
             if not low <= start < high:
@@ -327,7 +327,8 @@ class Orc:
                 low, high = next(found, (0, 0))
                 if not high:
                     continue
-            yield start, min(end, high), decode(entry)
+            row = known.get(entry) or decode(entry)
+            yield start, end if end < high else high, row
 
     def _module_tables(self) -> list[tuple[Module, Table | None]]:
         if self._modules is None:
