@@ -48,7 +48,7 @@ class FrameFiles:
         self._vmlinux = vmlinux
         self._folder = folder
         self._orc = self._open_orc()
-        self._is_kernel_loaded = False
+        self._is_kernel_done = False
         self._dump_file: Path | None = None
 
     def _open_orc(self) -> Orc | None:
@@ -62,7 +62,7 @@ class FrameFiles:
 
     def _report(self, error: Exception) -> None:
         self._session.problems.append(
-            f"gdb's own backtraces are wrong beyond entry code, kbt's are not: {error}"
+            f"gdb's own backtraces are wrong beyond entry code: {error}"
         )
 
     def load_before_symbols(self) -> None:
@@ -77,7 +77,7 @@ class FrameFiles:
         DWARF may be in a file that gdb finds by itself, so where the vmlinux has none
         the rules for everything come here.
         """
-        if self._orc and not self._is_kernel_loaded:
+        if self._orc and not self._is_kernel_done:
             self._load_kernel(self._orc, "all", None)
         if self._orc:
             self._load_dump(self._orc, threads)
@@ -96,6 +96,7 @@ class FrameFiles:
         return load_and_move
 
     def _load_kernel(self, orc: Orc, variant: str, vmlinux: Vmlinux | None) -> None:
+        self._is_kernel_done = True
         kernel = self._session.kernel
         offset = self._offset()
 
@@ -105,11 +106,11 @@ class FrameFiles:
             return kernel_frames(kernel, orc, offset or 0, frame)
 
         try:
-            _add(self._keep(variant, make, is_movable=offset is not None), offset or 0)
+            # What a damaged dump gives is for no other one.
+            word = f"{variant}-{orc.digest()}"
+            _add(self._keep(word, make, is_movable=offset is not None), offset or 0)
         except (KdumpError, OSError, gdb.error) as error:
             self._report(error)
-        else:
-            self._is_kernel_loaded = True
 
     def _offset(self) -> int | None:
         kernel = self._session.kernel

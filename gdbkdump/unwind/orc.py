@@ -14,6 +14,7 @@ entry of six bytes. The entries changed three times, which is told by probing:
 from __future__ import annotations
 
 import enum
+import hashlib
 import struct
 from bisect import bisect_right
 from collections import Counter
@@ -253,6 +254,15 @@ class Table:
             return None
         return self._data[i * ENTRY_SIZE : (i + 1) * ENTRY_SIZE]
 
+    def digest(self) -> str:
+        """Return what tells this table from others; KASLR does not change it.
+
+        :raise KdumpError: the table is damaged or cannot be read
+        """
+        both = hashlib.blake2b(self._load().tobytes(), digest_size=8)
+        both.update(self._data)
+        return both.hexdigest()
+
     def entries(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield start, end and bytes of each entry, by address.
 
@@ -294,6 +304,13 @@ class Orc:
         table = self._find_table(pc)
         entry = table.find(pc) if table else None
         return None if entry is None else self._decoder.decode(entry)
+
+    def digest(self) -> str:
+        """Return what tells the kernel's own table from others of the same build.
+
+        There is but one, unless it is damaged.
+        """
+        return self._table.digest()
 
     def kernel_rows(self) -> Iterator[tuple[int, int, Row]]:
         """Yield start, end and meaning of each row of the kernel's own text.

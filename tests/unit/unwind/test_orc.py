@@ -133,3 +133,14 @@ def test_rows_are_of_text_alone():
     ]
     machine.symbols.by_name["_etext"] = start
     assert len(list(Orc(machine.kernel()).kernel_rows())) == 1
+
+
+def test_a_damaged_table_is_told_from_a_whole_one():
+    made = table(0x2000, 0x2010, 0x2030)
+    assert made.digest() == table(0x2000, 0x2010, 0x2030).digest()
+    assert made.digest() != table(0x2000, 0x2018, 0x2030).digest()
+    memory = made._reader.memory
+    memory.parts[0x8000][3] ^= 1
+    assert made.digest() == table(0x2000, 0x2010, 0x2030).digest()  # was read whole
+    again = Table(Reader(memory), 0x1000, 0x8000, 3)
+    assert again.digest() != made.digest()
