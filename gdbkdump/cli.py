@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from gdbkdump import __version__
 from gdbkdump.commands import find_command
 from gdbkdump.errors import CommandError, KdumpError, MismatchError
+from gdbkdump.render.progress import Progress
 from gdbkdump.session import open_session
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _run_commands(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace) -> Session:
     return open_session(
-        args.vmcore, report=_Progress(), types_without_btf=_recorded_types
+        args.vmcore, report=Progress(_show), types_without_btf=_recorded_types
     )
 
 
@@ -184,20 +185,9 @@ def _write(lines: Iterator[str]) -> None:
         write("\n".join(batch) + "\n")
 
 
-class _Progress:
-    # One line on a terminal's standard error, for work of more than two seconds.
-    def __init__(self) -> None:
-        self._began: dict[str, float] = {}
-        self._shown = 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        began = self._began.setdefault(what, now)
-        if not sys.stderr.isatty() or now - began < 2 or now - self._shown < 0.2:
-            return
-        self._shown = now
-        end = "\r\x1b[K" if done >= total else ""
-        sys.stderr.write(f"\r\x1b[K{what}: {done * 100 // max(1, total)}%{end}")
+def _show(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(text)
         sys.stderr.flush()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,11 +117,10 @@ def open_session(
     """
     started = time.perf_counter()
     dump = open_dump(path)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(dump.close)
         session = _open(dump, report, types_without_btf)
-    except BaseException:
-        dump.close()
-        raise
+        undo.pop_all()
     session.opened_in = time.perf_counter() - started
     return session
 

@@ -89,7 +89,7 @@ def _open(debugger: Debugger) -> Session:
     _configure()
     session = open_session(
         find_vmcore(),
-        report=console.Progress(),
+        report=console.progress(),
         types_without_btf=_dwarf_types,
     )
     vmlinux = _find_vmlinux(session, debugger.settings.debug_dirs)

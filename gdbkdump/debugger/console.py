@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import gdb
 
 from gdbkdump.render.escape import escape
+from gdbkdump.render.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,21 +75,12 @@ def wants_colour() -> bool:
     return bool(gdb.parameter("style enabled")) and is_terminal()
 
 
-class Progress:
-    """Shows on a terminal how far work of more than two seconds has come."""
+def progress() -> Progress:
+    """Return what shows on a terminal how far long work has come."""
+    return Progress(_show)
 
-    def __init__(self) -> None:
-        """Begin now."""
-        self._began: dict[str, float] = {}
-        self._shown = 0.0
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Say how far ``what`` is; done == total ends it."""
-        now = time.monotonic()
-        began = self._began.setdefault(what, now)
-        if now - began < 2 or now - self._shown < 0.2 or not os.isatty(2):
-            return
-        self._shown = now
-        text = "" if done >= total else f"{what}: {done * 100 // max(1, total)}%"
-        gdb.write(f"\r\x1b[K{text}", gdb.STDERR)
+def _show(text: str) -> None:
+    if os.isatty(2):
+        gdb.write(text, gdb.STDERR)
         gdb.flush(gdb.STDERR)
