@@ -101,12 +101,7 @@ def _candidates(
 
 def _index(session: Session, folder: Path) -> dict[str, list[Path]]:
     # One walk of a folder serves all modules.
-    key = ("module files", folder)
-    found = session.kernel.cache.get(key)
-    if found is None:
-        found = session.kernel.cache[key] = _walk(folder)
-    assert isinstance(found, dict)
-    return found
+    return session.kernel.once(("module files", folder), lambda: _walk(folder))
 
 
 def _walk(folder: Path) -> dict[str, list[Path]]:

@@ -148,9 +148,7 @@ class _View:
         self._frame_variables = session.frame_variables if args.variables else None
         # kforeach makes a view a task, and the functions are the same few.
         key = ("names of frames", args.offsets)
-        names = session.kernel.cache.setdefault(key, {})
-        assert isinstance(names, dict)
-        self._names: dict[tuple[int, int], list[Span]] = names
+        self._names: dict[tuple[int, int], list[Span]] = session.kernel.once(key, dict)
 
     def _symbol_at(self, address: int) -> SymbolAt | None:
         try:

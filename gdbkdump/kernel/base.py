@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gdbkdump.errors import MemberNotFoundError, TypeNotFoundError
 from gdbkdump.kernel.object import Fields, KObject
 from gdbkdump.memory.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gdbkdump.arch.base import Arch
     from gdbkdump.debuginfo.base import DebugInfo
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
     from gdbkdump.memory.virtual import MappedMemory
 
+T = TypeVar("T")
+
 
 class Kernel:
     """One kernel in a dump; the functions of this room take it as first argument.
 
-    :ivar cache: results that a function wants to keep, by a key of its own
+    Functions keep what they found with ``once()``.
     """
 
     def __init__(
@@ -38,8 +40,18 @@ class Kernel:
         self.arch = arch
         self.vmcoreinfo = vmcoreinfo
         self.reader = Reader(memory)
-        self.cache: dict[object, object] = {}
+        self._kept: dict[object, Any] = {}
         self.page_size = 1 << arch.page_shift
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """Return what ``make`` gave when it was first asked for under ``key``.
+
+        What it raises is not kept: the next time it is tried again.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
 
     def symbol(self, name: str) -> int:
         """Return the run-time address of a symbol.

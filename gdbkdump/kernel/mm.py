@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import SymbolNotFoundError
@@ -116,10 +115,3 @@ def arguments(kernel: Kernel, mm: int, kind: str) -> list[bytes]:
     size = min(max(0, end - start), _MAX_ARGUMENTS)
     data = user_memory(kernel, mm).read(start & MASK64, size)
     return data.rstrip(b"\0").split(b"\0") if data else []
-
-
-def rlimits(kernel: Kernel, signal: int) -> list[tuple[int, int]]:
-    """Return soft and hard limit of each RLIMIT of a ``struct signal_struct *``."""
-    member = kernel.struct("signal_struct").member("rlim")
-    data = kernel.reader.read(signal + member.offset, member.type.size)
-    return list(struct.iter_unpack("<QQ", data))

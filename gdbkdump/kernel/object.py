@@ -18,7 +18,7 @@ from gdbkdump.debuginfo.layout import (
 from gdbkdump.errors import CorruptError, FaultError, FaultReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gdbkdump.kernel.base import Kernel
 
@@ -207,10 +207,6 @@ class Fields:
     def decode(self, data: bytes, offset: int = 0) -> tuple[Any, ...]:
         """Return the members of the object that begins at ``offset`` in ``data``."""
         return self._arrange(self._unpack_from(data, offset + self.start))
-
-    def read_each(self, addresses: Iterable[int]) -> Iterator[tuple[Any, ...]]:
-        """Yield the members of each object."""
-        return map(self.read, addresses)
 
     def _arrange(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._is_plain:

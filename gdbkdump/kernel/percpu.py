@@ -20,17 +20,16 @@ _MAX_CPUS = 8192
 
 def cpus(kernel: Kernel, mask: str) -> list[int]:
     """Return the CPUs of the mask ``possible``, ``present``, ``online``, ..."""
-    key = ("cpus", mask)
-    if key not in kernel.cache:
-        address = kernel.symbol(f"__cpu_{mask}_mask")
-        size = kernel.struct("cpumask").size
-        if not 0 < size <= _MAX_CPUS // 8:
-            raise CorruptError(f"a struct cpumask of {size} bytes")
-        bits = int.from_bytes(kernel.reader.read(address, size), "little")
-        kernel.cache[key] = [cpu for cpu in range(size * 8) if bits >> cpu & 1]
-    found = kernel.cache[key]
-    assert isinstance(found, list)
-    return found
+    return kernel.once(("cpus", mask), lambda: _read_mask(kernel, mask))
+
+
+def _read_mask(kernel: Kernel, mask: str) -> list[int]:
+    address = kernel.symbol(f"__cpu_{mask}_mask")
+    size = kernel.struct("cpumask").size
+    if not 0 < size <= _MAX_CPUS // 8:
+        raise CorruptError(f"a struct cpumask of {size} bytes")
+    bits = int.from_bytes(kernel.reader.read(address, size), "little")
+    return [cpu for cpu in range(size * 8) if bits >> cpu & 1]
 
 
 def per_cpu_offset(kernel: Kernel, cpu: int) -> int:
@@ -38,19 +37,19 @@ def per_cpu_offset(kernel: Kernel, cpu: int) -> int:
 
     :raise CommandError: the kernel has no such CPU
     """
-    offsets = kernel.cache.get("per_cpu_offset")
-    if offsets is None:
-        possible = cpus(kernel, "possible")
-        address = kernel.symbol("__per_cpu_offset")
-        words = kernel.reader.array(address, "Q", max(possible, default=0) + 1)
-        offsets = kernel.cache["per_cpu_offset"] = {c: words[c] for c in possible}
-    assert isinstance(offsets, dict)
+    offsets = kernel.once("per_cpu_offset", lambda: _read_offsets(kernel))
     if cpu not in offsets:
         raise CommandError(
             f"this kernel has no CPU {cpu} (possible: {_ranges(offsets)})"
         )
-    offset: int = offsets[cpu]
-    return offset
+    return offsets[cpu]
+
+
+def _read_offsets(kernel: Kernel) -> dict[int, int]:
+    possible = cpus(kernel, "possible")
+    address = kernel.symbol("__per_cpu_offset")
+    words = kernel.reader.array(address, "Q", max(possible, default=0) + 1)
+    return {cpu: words[cpu] for cpu in possible}
 
 
 def per_cpu_ptr(kernel: Kernel, pointer: int, cpu: int) -> int:

@@ -115,24 +115,16 @@ def tasks(kernel: Kernel) -> list[Task]:
 
     What is wrong with the walk is in ``task_problems()``.
     """
-    if "tasks" not in kernel.cache:
-        problems: list[str] = []
-        kernel.cache["task problems"] = problems
-        kernel.cache["tasks"] = _read_tasks(kernel, problems)
-    found = kernel.cache["tasks"]
-    assert isinstance(found, list)
-    return found
+    return kernel.once("tasks", lambda: _read_tasks(kernel))[0]
 
 
 def task_problems(kernel: Kernel) -> list[str]:
     """Return why ``tasks()`` may not be all: broken lists, a count that differs."""
-    tasks(kernel)
-    problems = kernel.cache["task problems"]
-    assert isinstance(problems, list)
-    return problems
+    return kernel.once("tasks", lambda: _read_tasks(kernel))[1]
 
 
-def _read_tasks(kernel: Kernel, problems: list[str]) -> list[Task]:
+def _read_tasks(kernel: Kernel) -> tuple[list[Task], list[str]]:
+    problems: list[str] = []
     walk = _Walk(kernel)
     idle = _read_idle(kernel, walk, problems)
     threads: list[Task] = []
@@ -152,19 +144,18 @@ def _read_tasks(kernel: Kernel, problems: list[str]) -> list[Task]:
         problems.append(
             f"{len(threads)} tasks found where the kernel counts {counted} (nr_threads)"
         )
-    return idle + sorted(threads, key=lambda task: task.pid)
+    return idle + sorted(threads, key=lambda task: task.pid), problems
 
 
 def _read_idle(kernel: Kernel, walk: _Walk, problems: list[str]) -> list[Task]:
     found = []
-    for cpu, _, address in _runqueues(kernel):
+    runqueues, lost = _runqueues(kernel)
+    for cpu, _, address in runqueues:
         try:
             if address:
                 found.append(walk.read(address, is_idle=True)[0])
         except KdumpError as error:
             problems.append(f"the idle task of CPU {cpu}: {error}")
-    lost = kernel.cache["unreadable runqueues"]
-    assert isinstance(lost, list)
     problems += lost
     return found
 
@@ -213,35 +204,36 @@ def _other_threads(
         yield task
 
 
-def _runqueues(kernel: Kernel) -> Iterator[tuple[int, int, int]]:
-    # CPU, current task, idle task; a CPU that never came up has neither.
-    if "runqueues" not in kernel.cache:
-        fields = kernel.fields("rq", ["curr", "idle"])
-        found, lost = [], []
-        for cpu in cpus(kernel, "possible"):
-            try:
-                row = fields.read(per_cpu(kernel, "runqueues", cpu))
-                found.append((cpu, *row))
-            except KdumpError as error:
-                lost.append(f"who ran on CPU {cpu}: {error}")
-        kernel.cache["runqueues"] = found
-        kernel.cache["unreadable runqueues"] = lost
-    rows = kernel.cache["runqueues"]
-    assert isinstance(rows, list)
-    return iter(rows)
+def _runqueues(kernel: Kernel) -> tuple[list[tuple[int, int, int]], list[str]]:
+    # CPU, current task, idle task; a CPU that never came up has neither. Then those
+    # that cannot be read, one line each.
+    return kernel.once("runqueues", lambda: _read_runqueues(kernel))
+
+
+def _read_runqueues(
+    kernel: Kernel,
+) -> tuple[list[tuple[int, int, int]], list[str]]:
+    fields = kernel.fields("rq", ["curr", "idle"])
+    found, lost = [], []
+    for cpu in cpus(kernel, "possible"):
+        try:
+            current, idle = fields.read(per_cpu(kernel, "runqueues", cpu))
+            found.append((cpu, current, idle))
+        except KdumpError as error:
+            lost.append(f"who ran on CPU {cpu}: {error}")
+    return found, lost
 
 
 def running_tasks(kernel: Kernel) -> dict[int, int]:
     """Return the CPU of each task that was on one (``rq->curr``), by its address."""
-    return {current: cpu for cpu, current, _ in _runqueues(kernel) if current}
+    return {current: cpu for cpu, current, _ in _runqueues(kernel)[0] if current}
 
 
 def task_by_address(kernel: Kernel, address: int) -> Task | None:
     """Return the task whose ``task_struct`` is at ``address``, or None."""
-    if "tasks by address" not in kernel.cache:
-        kernel.cache["tasks by address"] = {t.address: t for t in tasks(kernel)}
-    by_address = kernel.cache["tasks by address"]
-    assert isinstance(by_address, dict)
+    by_address = kernel.once(
+        "tasks by address", lambda: {task.address: task for task in tasks(kernel)}
+    )
     return by_address.get(address)
 
 
@@ -250,20 +242,12 @@ def find_task(kernel: Kernel, pid: int) -> Task | None:
     return next((task for task in tasks(kernel) if task.pid == pid), None)
 
 
-def idle_task(kernel: Kernel, cpu: int) -> Task | None:
-    """Return the idle task of a CPU, or None."""
-    for number, _, idle in _runqueues(kernel):
-        if number == cpu:
-            return task_by_address(kernel, idle)
-    return None
-
-
 def current_task(kernel: Kernel, cpu: int) -> Task | None:
     """Return the task that was on a CPU, or None.
 
     :raise FaultError: it cannot be read
     """
-    for number, current, _ in _runqueues(kernel):
+    for number, current, _ in _runqueues(kernel)[0]:
         if number == cpu and current:
             # In a damaged dump it may be missing in the list and be there anyway.
             return task_by_address(kernel, current) or _Walk(kernel).read(current)[0]
@@ -289,27 +273,23 @@ def panic_task(kernel: Kernel) -> Task | None:
     return None if cpu is None else current_task(kernel, cpu)
 
 
-def _state_letters(kernel: Kernel) -> list[str]:
+def _read_state_letters(kernel: Kernel) -> list[str]:
     # "R (running)", "S (sleeping)", ... one a bit from bit 0 on, then idle.
-    if "task states" not in kernel.cache:
-        letters = []
-        at = kernel.symbol("task_state_array")
-        for i in range(16):
-            text = kernel.reader.c_string(kernel.reader.u64(at + 8 * i), 32)
-            if text[1:3] != b" (":
-                break
-            letters.append(chr(text[0]))
-            if text[:1] == b"I":
-                break
-        kernel.cache["task states"] = letters
-    found = kernel.cache["task states"]
-    assert isinstance(found, list)
-    return found
+    letters = []
+    at = kernel.symbol("task_state_array")
+    for i in range(16):
+        text = kernel.reader.c_string(kernel.reader.u64(at + 8 * i), 32)
+        if text[1:3] != b" (":
+            break
+        letters.append(chr(text[0]))
+        if text[:1] == b"I":
+            break
+    return letters
 
 
 def task_state_letter(kernel: Kernel, task: Task) -> str:
     """Return the letter that /proc/PID/stat shows (``task_state_to_char()``)."""
-    letters = _state_letters(kernel)
+    letters = kernel.once("task states", lambda: _read_state_letters(kernel))
     if task.state & (_TASK_UNINTERRUPTIBLE | _TASK_NOLOAD) == (
         _TASK_UNINTERRUPTIBLE | _TASK_NOLOAD
     ):
@@ -323,12 +303,7 @@ def task_state_letter(kernel: Kernel, task: Task) -> str:
 
 def task_state(kernel: Kernel, task: Task) -> str:
     """Return crash's two letters: RU IN UN ZO ST TR DE PA ID WA NE."""
-    key = ("state", task.state)
-    found = kernel.cache.get(key)
-    if found is None:
-        found = kernel.cache[key] = _crash_state(kernel, task)
-    assert isinstance(found, str)
-    return found
+    return kernel.once(("state", task.state), lambda: _crash_state(kernel, task))
 
 
 def _crash_state(kernel: Kernel, task: Task) -> str:

@@ -27,11 +27,6 @@ def xa_is_value(entry: int) -> bool:
     return bool(entry & 1)
 
 
-def xa_to_value(entry: int) -> int:
-    """Return the integer of a value entry."""
-    return entry >> 1
-
-
 def xa_is_internal(entry: int) -> bool:
     """Tell whether an entry is the tree's own: a node, sibling, retry or zero entry."""
     return entry & 3 == 2

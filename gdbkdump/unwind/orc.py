@@ -405,8 +405,4 @@ def open_orc(kernel: Kernel) -> Orc:
 
     :raise KdumpError: it has none, or its own is damaged
     """
-    if "orc" not in kernel.cache:
-        kernel.cache["orc"] = Orc(kernel)
-    found = kernel.cache["orc"]
-    assert isinstance(found, Orc)
-    return found
+    return kernel.once("orc", lambda: Orc(kernel))

@@ -37,11 +37,7 @@ class StackRange(NamedTuple):
 
 def task_stack_size(kernel: Kernel) -> int:
     """Return THREAD_SIZE."""
-    if "task stack size" not in kernel.cache:
-        kernel.cache["task stack size"] = _find_task_stack_size(kernel)
-    size = kernel.cache["task stack size"]
-    assert isinstance(size, int)
-    return size
+    return kernel.once("task stack size", lambda: _find_task_stack_size(kernel))
 
 
 def _find_task_stack_size(kernel: Kernel) -> int:
@@ -79,18 +75,17 @@ def cpu_stacks(kernel: Kernel, cpu: int) -> list[StackRange]:
 
     One that cannot be located is left out; an unwinding that needs it then says so.
     """
-    key = ("stacks", cpu)
-    if key not in kernel.cache:
-        found: list[StackRange] = []
-        for read in (_irq_stacks, _exception_stacks, _entry_stacks):
-            try:
-                found += read(kernel, cpu)
-            except KdumpError:
-                continue
-        kernel.cache[key] = found
-    stacks = kernel.cache[key]
-    assert isinstance(stacks, list)
-    return stacks
+    return kernel.once(("stacks", cpu), lambda: _find_cpu_stacks(kernel, cpu))
+
+
+def _find_cpu_stacks(kernel: Kernel, cpu: int) -> list[StackRange]:
+    found: list[StackRange] = []
+    for read in (_irq_stacks, _exception_stacks, _entry_stacks):
+        try:
+            found += read(kernel, cpu)
+        except KdumpError:
+            continue
+    return found
 
 
 def _irq_stacks(kernel: Kernel, cpu: int) -> Iterator[StackRange]:

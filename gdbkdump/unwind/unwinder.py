@@ -475,11 +475,7 @@ def unwinder(kernel: Kernel) -> Unwinder:
 
     :raise KdumpError: the types that it takes are missing
     """
-    if "unwinder" not in kernel.cache:
-        kernel.cache["unwinder"] = Unwinder(kernel)
-    found = kernel.cache["unwinder"]
-    assert isinstance(found, Unwinder)
-    return found
+    return kernel.once("unwinder", lambda: Unwinder(kernel))
 
 
 def unwind_task(kernel: Kernel, task: Task) -> Stack:
