@@ -12,13 +12,13 @@ import importlib.util
 import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdbkdump import __version__
 from gdbkdump.commands import find_command
 from gdbkdump.errors import CommandError, KdumpError, MismatchError
+from gdbkdump.render.pieces import pieces
 from gdbkdump.render.progress import Progress
 from gdbkdump.session import open_session
 
@@ -125,7 +125,7 @@ def _run_commands(args: argparse.Namespace) -> int:
         try:
             options = item.parse(words)
             as_json = args.json or options.json
-            _write(_lines(item.run(session, options), as_json))
+            sys.stdout.writelines(pieces(_lines(item.run(session, options), as_json)))
         except KdumpError as error:
             sys.stdout.flush()
             code = _fail(error, 1)
@@ -168,21 +168,6 @@ def _wants_colour() -> bool:
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return False
     return importlib.util.find_spec("pygments") is not None
-
-
-def _write(lines: Iterator[str]) -> None:
-    write = sys.stdout.write
-    batch: list[str] = []
-    started = time.monotonic()
-    for line in lines:
-        batch.append(line)
-        # Many lines at once, but none kept back for long.
-        if len(batch) >= 512 or time.monotonic() - started > 0.2:
-            write("\n".join(batch) + "\n")
-            batch.clear()
-            started = time.monotonic()
-    if batch:
-        write("\n".join(batch) + "\n")
 
 
 def _show(text: str) -> None:

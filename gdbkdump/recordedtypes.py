@@ -7,15 +7,16 @@ its vmlinux is enough for ``gdbkdump -c`` from then on.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdbkdump.debuginfo.snapshot import read_snapshot, record, write_snapshot
+from gdbkdump.debuginfo.snapshot import read_snapshot, record, snapshot_text
 from gdbkdump.errors import KdumpError
+from gdbkdump.target.cache import cache_folder, make_private, write_private
 from gdbkdump.vmlinux import dump_identity
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gdbkdump.debuginfo.base import TypeSource
     from gdbkdump.kernel.base import Kernel
 
@@ -43,8 +44,7 @@ def _path(kernel: Kernel) -> Path | None:
     build_id = dump_identity(kernel).build_id
     if build_id is None:
         return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "gdbkdump" / "types" / f"{build_id}.json"
+    return cache_folder("types") / f"{build_id}.json"
 
 
 def recorded_types(kernel: Kernel) -> TypeSource | None:
@@ -66,9 +66,7 @@ def record_types(kernel: Kernel, source: TypeSource) -> Path | None:
         return None
     names = [*(("struct", name) for name in NEEDED), *_NEEDED_OTHERS]
     release = kernel.vmcoreinfo.osrelease if kernel.vmcoreinfo else None
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    write_snapshot(temporary, record(source, names, release=release or "unknown"))
-    temporary.replace(path)
+    make_private(path.parent)
+    data = record(source, names, release=release or "unknown")
+    write_private(path, snapshot_text(data).encode())
     return path

@@ -29,6 +29,7 @@ from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
 from gdbkdump.debugger.modules import ModuleLoader
 from gdbkdump.debugger.parameters import Settings
+from gdbkdump.debugger.paths import is_plain, plain_path
 from gdbkdump.errors import (
     FormatError,
     KdumpError,
@@ -40,6 +41,7 @@ from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
 from gdbkdump.session import open_session
+from gdbkdump.target.cache import cache_folder
 from gdbkdump.target.threads import KernelThread, Threads, kernel_threads
 from gdbkdump.target.viewcore import kernel_ranges, write_view_core
 from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
@@ -54,8 +56,6 @@ if TYPE_CHECKING:
 
 # The versions after it read DWARF in a few seconds, in the background.
 _LAST_SLOW_VERSION = 14
-# What gdb's commands take unquoted; quoting differs from version to version.
-_PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
 
 
 def boot() -> None:
@@ -130,7 +130,7 @@ def _dwarf_types(kernel: Kernel) -> TypeSource | None:
         return recorded
     # Where they are moved to does not matter to types.
     path = find_given_vmlinux()
-    if not gdb.objfiles() and path and _PLAIN_PATH.fullmatch(str(path)):
+    if not gdb.objfiles() and path and is_plain(path):
         with contextlib.suppress(gdb.error), console.quiet():
             gdb.execute(f"symbol-file {path}", to_string=True)
     types = GdbDebugInfo()
@@ -161,9 +161,8 @@ def _major_version() -> int:
 def _use_index_cache() -> None:
     # Reading a kernel's DWARF takes these 20 s without one. Versions of gdb do not read
     # each other's, though the names of the files are the same.
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = base / "gdbkdump" / "index" / f"gdb-{_major_version()}"
-    if not _PLAIN_PATH.fullmatch(str(folder)):
+    folder = cache_folder("index") / f"gdb-{_major_version()}"
+    if not is_plain(folder):
         return
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -190,7 +189,7 @@ def _find_vmlinux(session: Session, debug_dirs: list[Path]) -> Vmlinux | None:
 def _private_folder() -> Path:
     # mkdtemp() makes it 0700. gdb may read the core again at any time, so it stays.
     base = tempfile.gettempdir()
-    if not _PLAIN_PATH.fullmatch(base):
+    if not is_plain(base):
         base = "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="gdbkdump-", dir=base))
 
@@ -248,10 +247,7 @@ def _thread_name(thread: KernelThread) -> str:
 
 def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:
     offset = kaslr_offset(session.kernel, vmlinux)
-    path = vmlinux.path
-    if not _PLAIN_PATH.fullmatch(str(path)):
-        path = folder / "vmlinux"
-        path.symlink_to(vmlinux.path)
+    path = plain_path(vmlinux.path, folder / "vmlinux")
     command = f"add-symbol-file {path} -o {offset:#x}"
     if session.kernel.symbol("__per_cpu_start") == 0:
         # Until 6.15 per-CPU symbols of x86-64 are offsets, which do not move.

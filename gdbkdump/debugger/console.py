@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING
 
 import gdb
 
 from gdbkdump.render.escape import escape
+from gdbkdump.render.pieces import pieces
 from gdbkdump.render.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-# gdb.write() costs 30 us whatever the length, so lines are gathered.
-_PIECE = 64 << 10
-_LATEST_S = 0.1
 
 
 @contextlib.contextmanager
@@ -33,18 +29,9 @@ def quiet() -> Iterator[None]:
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write lines as they come: many at once, none kept back for long."""
-    piece: list[str] = []
-    size, last = 0, time.monotonic()
-    for line in lines:
-        piece.append(line)
-        size += len(line)
-        if size > _PIECE or time.monotonic() - last > _LATEST_S:
-            _write("\n".join(piece) + "\n")
-            piece.clear()
-            size, last = 0, time.monotonic()
-    if piece:
-        _write("\n".join(piece) + "\n")
+    """Write lines as they come: gdb.write() costs 30 us whatever the length."""
+    for piece in pieces(lines):
+        _write(piece)
 
 
 def _write(text: str) -> None:

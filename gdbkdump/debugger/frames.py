@@ -6,12 +6,12 @@ gdb takes the rules for a frame from the first file that has some for its addres
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import gdb
 
 from gdbkdump.debugger import console
+from gdbkdump.debugger.paths import plain_path
 from gdbkdump.errors import KdumpError, SymbolNotFoundError, TypeNotFoundError
 from gdbkdump.target.cache import BuildCache
 from gdbkdump.target.debugframe import DebugFrame
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from gdbkdump.vmlinux import Vmlinux
 
     LoadModule = Callable[[Module, Sequence[Path]], None]
-
-# What gdb's commands take unquoted.
-_PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
 
 
 class FrameFiles:
@@ -128,11 +125,7 @@ class FrameFiles:
             except OSError:
                 pass  # a home that cannot be written to costs time, nothing else
             else:
-                if _PLAIN_PATH.fullmatch(str(path)):
-                    return path
-                link = self._folder / f"frames-{variant}"
-                link.symlink_to(path)
-                return link
+                return plain_path(path, self._folder / f"frames-{variant}")
         return self._write(f"frames-{variant}", make())
 
     def _load_dump(self, orc: Orc, threads: Sequence[KernelThread]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import gdb
 
+from gdbkdump.debugger.paths import plain_path
 from gdbkdump.errors import FormatError, KdumpError
 from gdbkdump.kernel.module import for_each_module
 from gdbkdump.kernel.panic import cpu_registers
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.sched import Task
     from gdbkdump.session import Session
 
-# What gdb's commands take unquoted. Section names are the file's own, so untrusted.
-_PLAIN_PATH = re.compile(r"[\w./+:@%=,~-]+", re.ASCII)
+# What gdb's commands take. Section names are the file's own, so untrusted.
 _PLAIN_SECTION = re.compile(r"[\w.]+", re.ASCII)
 
 
@@ -72,7 +72,8 @@ class ModuleLoader:
         text = found.sections.get(".text")
         if text is None:
             raise FormatError(f"module {module.name}: {found.path} has no .text")
-        command = f"add-symbol-file {self._plain(found.path, module)} {text:#x}"
+        path = plain_path(found.path, self._folder / f"module-{module.address:x}.ko")
+        command = f"add-symbol-file {path} {text:#x}"
         for name, address in found.sections.items():
             if name != ".text" and _PLAIN_SECTION.fullmatch(name):
                 command += f" -s {name} {address:#x}"
@@ -82,14 +83,6 @@ class ModuleLoader:
         except gdb.error as error:
             raise FormatError(f"gdb cannot read {found.path}: {error}") from None
         session.module_files[module.name] = found.path
-
-    def _plain(self, path: Path, module: Module) -> Path:
-        if _PLAIN_PATH.fullmatch(str(path)):
-            return path
-        link = self._folder / f"module-{module.address:x}.ko"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve())
-        return link
 
     def load_panicking(self) -> None:
         """Load those of the modules on the stack that panicked.

@@ -147,15 +147,20 @@ def record(
     return {"format": _FORMAT, **about, "types": recorder.table}
 
 
-def write_snapshot(path: Path, data: dict[str, Any]) -> None:
-    """Write a snapshot, one type a line, so that differences can be read."""
+def snapshot_text(data: dict[str, Any]) -> str:
+    """Return a snapshot as a file has it, one type a line, to be compared by line."""
     head = {key: value for key, value in data.items() if key != "types"}
     lines = [
         f"{json.dumps(name)}: {json.dumps(type_, separators=(',', ':'))}"
         for name, type_ in sorted(data["types"].items())
     ]
     start = json.dumps(head)[:-1]
-    path.write_text(f'{start}, "types": {{\n' + ",\n".join(lines) + "\n}}\n")
+    return f'{start}, "types": {{\n' + ",\n".join(lines) + "\n}}\n"
+
+
+def write_snapshot(path: Path, data: dict[str, Any]) -> None:
+    """Write a snapshot."""
+    path.write_text(snapshot_text(data))
 
 
 class Snapshot:

@@ -7,6 +7,7 @@ in them may come from a dump. A file is there whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -21,6 +22,12 @@ _MAX_TOTAL = 256 << 20
 _KEY = re.compile(r"[0-9a-f]{8,128}")
 
 
+def cache_folder(kind: str) -> Path:
+    """Return the folder of one kind of files; it need not be there."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "gdbkdump" / kind
+
+
 class BuildCache:
     """Files of one kind.
 
@@ -31,8 +38,7 @@ class BuildCache:
 
     def __init__(self, kind: str, version: int, max_total: int = _MAX_TOTAL) -> None:
         """Choose a folder; it is made when there is something to keep."""
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        self._folder = base / "gdbkdump" / kind
+        self._folder = cache_folder(kind)
         self._version = version
         self._max_total = max_total
 
@@ -47,9 +53,8 @@ class BuildCache:
             raise ValueError(build_id)
         path = self._folder / f"{build_id}-{variant}-v{self._version}"
         if not self._is_kept(path):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_private(self._folder)
-            _write(path, make())
+            make_private(self._folder)
+            write_private(path, make())
             self._drop_oldest(path)
         return path
 
@@ -83,15 +88,27 @@ def _check_private(folder: Path) -> None:
         raise PermissionError(f"{folder} can be written to by others")
 
 
-def _write(path: Path, data: bytes) -> None:
+def make_private(folder: Path) -> None:
+    """Make a folder if need be.
+
+    :raise OSError: that cannot be done, or others can write there
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(folder)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read; it is there whole or not at all.
+
+    :raise OSError: that cannot be done; nothing is left behind
+    """
     # mkstemp() makes it 0600.
     fd, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(Path(name).unlink)
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(fd)
         Path(name).rename(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
+        undo.pop_all()

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     },
     "target": {"kernel", "unwind", "debuginfo", "memory", "formats", "arch"},
     "vmlinux": {"session", "kernel", "formats"},
-    "recordedtypes": {"debuginfo", "kernel", "vmlinux"},
+    "recordedtypes": {"debuginfo", "kernel", "target", "vmlinux"},
     "modulefiles": {"session", "kernel", "vmlinux"},
     "session": {"formats", "arch", "memory", "debuginfo", "kernel", "target"},
     "cli": {
