@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import FormatError, KdumpError, MismatchError
 from gdbkdump.kernel.module import module_build_id, module_sections
-from gdbkdump.vmlinux import read_debug_file
+from gdbkdump.vmlinux import folder_name, module_trees, read_debug_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -85,18 +85,16 @@ def _candidates(
     near = [*dirs, session.path.parent / "modules"]
     for folder in near:
         yield from _index(session, folder).get(name, ())
-    release = session.kernel.vmcoreinfo.osrelease if session.kernel.vmcoreinfo else None
-    is_name = release and "/" not in release and release not in (".", "..")
+    info = session.kernel.vmcoreinfo
+    release = folder_name(info.osrelease if info else None)
     for root in (*debug_dirs, Path("/usr/lib/debug")):
         yield root / ".build-id" / build_id[:2] / f"{build_id[2:]}.debug"
-        if is_name:
-            for place in ("lib/modules", "usr/lib/modules"):
-                yield from _index(session, root / place / str(release)).get(name, ())
+        for tree in module_trees(root, release) if release else ():
+            yield from _index(session, tree).get(name, ())
         if root in debug_dirs:
             yield from _index(session, root).get(name, ())
-    if is_name:
-        tree = Path("/lib/modules") / str(release)
-        yield from _index(session, tree).get(name, ())
+    if release:
+        yield from _index(session, Path("/lib/modules", release)).get(name, ())
 
 
 def _index(session: Session, folder: Path) -> dict[str, list[Path]]:

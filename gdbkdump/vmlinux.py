@@ -281,17 +281,16 @@ def _fits(path: Path, identity: Identity) -> bool:
 def _candidates(
     identity: Identity, near: Iterable[Path], debug_dirs: Sequence[Path]
 ) -> Iterator[Path]:
-    # The release is text of the dump: it must not lead out of the folders.
-    release = identity.release or ""
+    release = folder_name(identity.release)
     names = ["vmlinux"]
-    if release and "/" not in release and release not in (".", ".."):
+    if release:
         names = [f"vmlinux-{release}", f"vmlinux-{release}.debug", "vmlinux"]
     for folder in near:
         yield from (folder / name for name in names)
-    if len(names) > 1:
+    if release:
         yield Path("/lib/modules", release, "build/vmlinux")
     for root in (*debug_dirs, Path("/usr/lib/debug")):
-        if len(names) > 1:
+        if release:
             yield from (root / "boot" / name for name in names[:-1])
             yield from _in_modules(root, release)
         if identity.build_id:
@@ -301,11 +300,26 @@ def _candidates(
             yield from (root / name for name in names)
 
 
+def folder_name(release: str | None) -> str | None:
+    """Return a release if it can be the name of a folder, else None.
+
+    It is text of the dump: it must not lead out of where it is looked for.
+    """
+    if not release or "/" in release or release in (".", ".."):
+        return None
+    return release
+
+
+def module_trees(root: Path, release: str) -> list[Path]:
+    """Return where below a root of debug files those of modules may be."""
+    return [root / place / release for place in ("lib/modules", "usr/lib/modules")]
+
+
 def _in_modules(root: Path, release: str) -> Iterator[Path]:
     # Fedora's and openSUSE's packages put it there.
-    for folder in ("lib/modules", "usr/lib/modules"):
-        yield root / folder / release / "vmlinux"
-        yield root / folder / release / "vmlinux.debug"
+    for folder in module_trees(root, release):
+        yield folder / "vmlinux"
+        yield folder / "vmlinux.debug"
 
 
 def _from_debuginfod(digits: str) -> Path | None:

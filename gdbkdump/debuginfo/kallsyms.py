@@ -150,11 +150,11 @@ class Kallsyms:
                     length = length & 0x7F | blob[position] << 7
                     position += 1
                 position += length
-            return self._decode(position)[0]
+            return self._decode(position)
         except IndexError:
             raise CorruptError(f"kallsyms: name {index} runs past the end") from None
 
-    def _decode(self, position: int) -> tuple[bytes, int]:
+    def _decode(self, position: int) -> bytes:
         blob = self._blob
         length = blob[position]
         position += 1
@@ -165,7 +165,7 @@ class Kallsyms:
         end = position + length
         if end > len(blob):
             raise IndexError
-        return b"".join([self._tokens[c] for c in blob[position:end]]), end
+        return b"".join([self._tokens[c] for c in blob[position:end]])
 
     def _decode_all(self) -> list[bytes]:
         if self._all is None:

@@ -119,57 +119,45 @@ class EnumType(Type):
         return next((n for n, v in self.values.items() if v == value), None)
 
 
+class _Wrapper(Type):
+    # A type that is another one under a name or with a qualifier.
+    resolve: Resolve
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is behind it."""
+        return self.strip().size
+
+    @property
+    def target(self) -> Type:
+        """What it names or qualifies."""
+        return self.resolve()
+
+    def strip(self) -> Type:
+        """Return the type behind typedefs and qualifiers."""
+        type_: Type = self
+        for _ in range(_MAX_DEPTH):
+            if not isinstance(type_, _Wrapper):
+                return type_
+            type_ = type_.target
+        raise CorruptError(f"the type {type_.name!r} is a typedef of itself")
+
+
 @dataclass(eq=False)
-class TypedefType(Type):
+class TypedefType(_Wrapper):
     """A typedef."""
 
     name: str
     resolve: Resolve
 
-    @property
-    def size(self) -> int:
-        """Bytes of what it names."""
-        return self.strip().size
-
-    @property
-    def target(self) -> Type:
-        """What it names."""
-        return self.resolve()
-
-    def strip(self) -> Type:
-        """Return the type behind typedefs and qualifiers."""
-        return _strip(self)
-
 
 @dataclass(eq=False)
-class QualifiedType(Type):
+class QualifiedType(_Wrapper):
     """``const``, ``volatile``, ``restrict`` or an attribute (shown as nothing)."""
 
     qualifier: str
     resolve: Resolve
     name: str = field(default="", init=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes of what is qualified."""
-        return self.strip().size
-
-    @property
-    def target(self) -> Type:
-        """What is qualified."""
-        return self.resolve()
-
-    def strip(self) -> Type:
-        """Return the type behind typedefs and qualifiers."""
-        return _strip(self)
-
-
-def _strip(type_: Type) -> Type:
-    for _ in range(_MAX_DEPTH):
-        if not isinstance(type_, TypedefType | QualifiedType):
-            return type_
-        type_ = type_.target
-    raise CorruptError(f"the type {type_.name!r} is a typedef of itself")
 
 
 @dataclass(eq=False)

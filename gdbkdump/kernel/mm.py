@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES (MM_SWAPENTS is 2); an anonymous enum, in
 # this order since Linux kernel commit eca56ff906bd ("mm, shmem: add internal shmem
 # resident memory accounting") (in v4.5).
-_RSS_COUNTERS = (0, 1, 3)
+RSS_COUNTERS = (0, 1, 3)
 _MAX_ARGUMENTS = 128 << 10
 
 
@@ -44,11 +44,11 @@ class MmReader:
         type_ = kernel.struct("mm_struct")
         self._is_percpu = type_.has("rss_stat[0].counters")
         if self._is_percpu:
-            paths = [f"rss_stat[{i}].count" for i in _RSS_COUNTERS]
-            paths += [f"rss_stat[{i}].counters" for i in _RSS_COUNTERS]
+            paths = [f"rss_stat[{i}].count" for i in RSS_COUNTERS]
+            paths += [f"rss_stat[{i}].counters" for i in RSS_COUNTERS]
             self._possible = cpus(kernel, "possible")
         else:
-            paths = [f"rss_stat.count[{i}].counter" for i in _RSS_COUNTERS]
+            paths = [f"rss_stat.count[{i}].counter" for i in RSS_COUNTERS]
         self._fields = kernel.fields("mm_struct", ["total_vm", *paths])
         self._sizes: dict[int, MmSize] = {}
 
@@ -60,9 +60,9 @@ class MmReader:
         found = self._sizes.get(mm)
         if found is None:
             total, *counters = self._fields.read(mm)
-            resident = sum(counters[: len(_RSS_COUNTERS)])
+            resident = sum(counters[: len(RSS_COUNTERS)])
             if self._is_percpu:
-                resident += sum(map(self._percpu_sum, counters[len(_RSS_COUNTERS) :]))
+                resident += sum(map(self._percpu_sum, counters[len(RSS_COUNTERS) :]))
             found = self._sizes[mm] = MmSize(total, max(0, resident))
         return found
 

@@ -15,6 +15,7 @@ from gdbkdump.errors import (
     KdumpError,
     SymbolNotFoundError,
 )
+from gdbkdump.kernel.mm import RSS_COUNTERS
 from gdbkdump.kernel.percpu import cpus, per_cpu
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ _CRASH_STATES = {
 }  # fmt: skip
 
 
-# MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES, see mm.py.
-_RSS_CACHES = tuple(f"rss_stat.count[{i}]" for i in (0, 1, 3))
+_RSS_CACHES = tuple(f"rss_stat.count[{i}]" for i in RSS_COUNTERS)
 
 
 class Task(NamedTuple):
