@@ -283,8 +283,8 @@ def _read_state_letters(kernel: Kernel) -> list[str]:
             break
         letters.append(chr(text[0]))
         if text[:1] == b"I":
-            break
-    return letters
+            return letters
+    raise CorruptError(f"task_state_array at {at:#x} does not end in idle")
 
 
 def task_state_letter(kernel: Kernel, task: Task) -> str:

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from gdbkdump.errors import CorruptError
 from gdbkdump.kernel.sched import (
     current_task,
     find_task,
@@ -209,6 +210,14 @@ def test_states(state, letters):
     kernel = machine.kernel()
     task = find_task(kernel, 1)._replace(state=state)
     assert task_state(kernel, task) == letters
+
+
+def test_a_damaged_table_of_states():
+    machine = Machine([1])
+    machine.memory.put(0x2800 + 32 * 3, b"garbage\0")
+    kernel = machine.kernel()
+    with pytest.raises(CorruptError, match="task_state_array at 0x2000"):
+        task_state(kernel, find_task(kernel, 1))
 
 
 def test_durations():
