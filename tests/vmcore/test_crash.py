@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from gdbkdump.commands import find_command
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
+from tests.support.stock_gdb import run_gdb
 
-ROOT = Path(__file__).resolve().parents[2]
 # kallsyms and DWARF name some places differently; test_kbt.py has the reasons.
 ALIASES = {"entry_SYSCALL_64": "entry_SYSCALL_64_after_hwframe"}
 # user_regs_struct has no r in front of these.
@@ -165,16 +162,8 @@ def in_gdb(crash_dir, crash):
     ]
     commands += [f"kbt -v --json {comm}" for comm in sleepers]
     commands += ["kset -p", "bt -frame-arguments none", "info threads"]
-    command = ["gdb", "-nx", "-batch", crash_dir / "vmlinux", crash_dir / "vmcore"]
-    command += ["-x", ROOT / "gdb-init.py"]
-    for text in commands:
-        command += ["-ex", text]
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    output = done.stdout.splitlines()
+    files = crash_dir / "vmlinux", crash_dir / "vmcore"
+    output = run_gdb(*files, *commands).splitlines()
     lines = [line for line in output if line.startswith("{")]
     rows = [row for row in map(json.loads, lines) if "note" not in row]
     assert len(rows) == 1 + len(sleepers)

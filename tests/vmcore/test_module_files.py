@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -14,20 +11,7 @@ from gdbkdump.errors import FormatError, MismatchError
 from gdbkdump.kernel.module import for_each_module
 from gdbkdump.modulefiles import find_module_file
 from gdbkdump.session import open_session
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def gdb(vmlinux, vmcore, *commands):
-    command = ["gdb", "-nx", "-batch", vmlinux, vmcore, "-x", ROOT / "gdb-init.py"]
-    for text in commands:
-        command += ["-ex", text]
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.support.stock_gdb import run_gdb
 
 
 def test_all_are_loaded_where_they_were(dump_dir, session, truth):
@@ -36,7 +20,7 @@ def test_all_are_loaded_where_they_were(dump_dir, session, truth):
     known = [name for name in functions if symbols.symbols(name)]
     assert known
     asked = [f"p/x (long)&{name}" for name in known]
-    out = gdb(dump_dir / "vmlinux", dump_dir / "vmcore", "kmod -S --json", *asked)
+    out = run_gdb(dump_dir / "vmlinux", dump_dir / "vmcore", "kmod -S --json", *asked)
     rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     modules = {module["name"] for module in truth["modules"]}
     assert {row["name"]: row["object_file"] for row in rows} == {

@@ -4,24 +4,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from gdbkdump.cli import main
 from gdbkdump.session import open_session
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.stock_gdb import run_gdb
 
 
 @pytest.fixture(scope="module")
-def vmcore(dump_dir, tmp_path_factory):
+def vmcore(sparse_copy):
     """A copy of a small dump whose BTF has lost its magic number."""
-    if dump_dir.name.startswith("big"):
-        pytest.skip("the small dumps are copied; a big one adds only minutes")
-    path = tmp_path_factory.mktemp("no-btf") / "vmcore"
-    subprocess.run(["cp", "--sparse=always", dump_dir / "vmcore", path], check=True)
+    path = sparse_copy
     session = open_session(path)
     kernel = session.kernel
     address = kernel.memory.translate(kernel.symbol("__start_BTF"))
@@ -30,8 +25,7 @@ def vmcore(dump_dir, tmp_path_factory):
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(bytes(4))
-    yield path
-    path.unlink()
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +53,9 @@ def test_types_of_dwarf_and_then_of_the_record(vmcore, dump_dir, capsys):
     assert main([str(vmcore), "-c", "kps"]) == 1
     assert "no type 'struct task_struct'" in capsys.readouterr().err
 
-    command = ["gdb", "-nx", "-batch", dump_dir / "vmlinux", vmcore]
-    command += ["-x", ROOT / "gdb-init.py"]
-    for text in COMMANDS:
-        command += ["-ex", f"echo == {text}\\n", "-ex", text]
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    in_gdb = done.stdout.partition("== kps\n")[2]
+    commands = [c for text in COMMANDS for c in (f"echo == {text}\\n", text)]
+    output = run_gdb(dump_dir / "vmlinux", vmcore, *commands)
+    in_gdb = output.partition("== kps\n")[2]
 
     wanted = []
     for text in COMMANDS:
