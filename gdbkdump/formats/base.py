@@ -47,10 +47,15 @@ class Extent:
 
 
 class DumpFile(Protocol):
-    """An open dump."""
+    """An open dump.
+
+    :ivar is_flat: whether memory lies in the file as it was, so that others can read it
+        where ``file_range()`` says
+    """
 
     path: Path
     format: str
+    is_flat: bool
     machine: int
     notes: Sequence[Note]
     extents: Sequence[Extent]

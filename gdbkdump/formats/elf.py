@@ -40,6 +40,7 @@ class ElfDump:
     """
 
     format = "ELF vmcore"
+    is_flat = True
 
     def __init__(self, path: Path, fd: int) -> None:
         """Read the headers; the file's contents stay where they are.
