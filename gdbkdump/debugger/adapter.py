@@ -88,8 +88,9 @@ class Debugger:
                 selected.switch()
             self._selected = chosen
 
-    def fail(self, error: object, code: int) -> None:
-        """Say what failed; end gdb if the user wants that."""
+    def refuse(self, error: KdumpError, code: int) -> None:
+        """Say why no dump is open, now and when a command asks for it."""
+        self.reason = f"no dump is open: {error}"
         console.write_error(str(error))
         self.exit_if_strict(code)
 

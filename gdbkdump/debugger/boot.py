@@ -60,39 +60,47 @@ _LAST_SLOW_VERSION = 14
 
 def boot() -> None:
     """Open what gdb was started on; with a failure the prompt stays usable."""
-    started = time.perf_counter()
     debugger = Debugger(Settings(command_line().is_batch))
     register_commands(debugger)
     register_functions(lambda: debugger.session().kernel)
     try:
-        with _no_collection():
-            session = _open(debugger)
+        session = open_dump(debugger, find_vmcore(), find_given_vmlinux())
     except MismatchError as error:
-        # What gdb has loaded must not answer for another kernel.
-        _unload()
-        _refuse(debugger, error, 3)
+        debugger.refuse(error, 3)
     except KdumpError as error:
-        _refuse(debugger, error, 2)
-    except KeyboardInterrupt:
-        _refuse(debugger, FormatError("opening the dump was interrupted"), 2)
+        debugger.refuse(error, 2)
     else:
-        session.opened_in = time.perf_counter() - started
         console.write_lines(lines(banner(session)))
 
 
-def _refuse(debugger: Debugger, error: KdumpError, code: int) -> None:
-    debugger.reason = f"no dump is open: {error}"
-    debugger.fail(error, code)
+def open_dump(debugger: Debugger, vmcore: Path, vmlinux: Path | None) -> Session:
+    """Open a dump in place of what gdb has open.
+
+    :param vmlinux: the one the user named; otherwise it is looked for
+    :raise KdumpError: it cannot be opened
+    """
+    started = time.perf_counter()
+    try:
+        with _no_collection():
+            session = _open(debugger, vmcore, vmlinux)
+    except MismatchError:
+        # What gdb has loaded must not answer for another kernel.
+        _unload()
+        raise
+    except KeyboardInterrupt:
+        raise FormatError("opening the dump was interrupted") from None
+    session.opened_in = time.perf_counter() - started
+    return session
 
 
-def _open(debugger: Debugger) -> Session:
+def _open(debugger: Debugger, vmcore: Path, given: Path | None) -> Session:
     _configure()
     session = open_session(
-        find_vmcore(),
+        vmcore,
         report=console.progress(),
-        types_without_btf=_dwarf_types,
+        types_without_btf=lambda kernel: _dwarf_types(kernel, given),
     )
-    vmlinux = _find_vmlinux(session, debugger.settings.debug_dirs)
+    vmlinux = _find_vmlinux(session, given, debugger.settings.debug_dirs)
     folder = _private_folder()
     _unload()
     frames = FrameFiles(session, vmlinux, folder)
@@ -123,13 +131,12 @@ def _select_panic_task(debugger: Debugger, session: Session) -> None:
         debugger.select_task(panicked.address)
 
 
-def _dwarf_types(kernel: Kernel) -> TypeSource | None:
+def _dwarf_types(kernel: Kernel, path: Path | None) -> TypeSource | None:
     # What was recorded is as good, and at hand at once.
     recorded = recorded_types(kernel)
     if recorded is not None:
         return recorded
     # Where they are moved to does not matter to types.
-    path = find_given_vmlinux()
     if not gdb.objfiles() and path and is_plain(path):
         with contextlib.suppress(gdb.error), console.quiet():
             gdb.execute(f"symbol-file {path}", to_string=True)
@@ -172,8 +179,9 @@ def _use_index_cache() -> None:
     gdb.execute("set index-cache enabled on")
 
 
-def _find_vmlinux(session: Session, debug_dirs: list[Path]) -> Vmlinux | None:
-    path = find_given_vmlinux()
+def _find_vmlinux(
+    session: Session, path: Path | None, debug_dirs: list[Path]
+) -> Vmlinux | None:
     if path is None:
         path = find_vmlinux(session, debug_dirs, debuginfod=not command_line().is_batch)
     if path is None:
