@@ -23,9 +23,9 @@ _APPEND = "console=ttyS0 panic=1 printk.devkmsg=on sysrq_always_enabled"
 # What guest/init and its programs say, and how many seconds each may take from the
 # one before. Generous: an emulated CPU on a busy machine is slow, and a limit is
 # only there to end a hang.
-_BOOTED = "capture kernel loaded"
+BOOTED = "capture kernel loaded"
 _STAGES = {
-    _BOOTED: 120,
+    BOOTED: 120,
     "workload ready": 900,
     "truth written": 900,
     "vmcore size": 1800,
@@ -49,10 +49,13 @@ class Machine:
     # Whether an NMI is to crash it, when the guest says that it waits for one.
     nmi: bool = False
     append: str = ""
+    # Whether QEMU is to learn from it where VMCOREINFO is.
+    vmcoreinfo: bool = False
+    disks: tuple[str, ...] = ("truth", "core")
 
 
-class _Console:
-    """The console's file, watched for our own lines."""
+class Console:
+    """The console's file, watched for the guest's lines."""
 
     def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
         self._path = path
@@ -68,11 +71,15 @@ class _Console:
 
     def wait_for(self, marker: str, limit: float) -> str:
         """Wait for one of our lines and return what follows the marker in it."""
+        return self.wait_for_text(f"test-kernels: {marker}", limit)
+
+    def wait_for_text(self, marker: str, limit: float) -> str:
+        """Wait for a line and return what follows the marker in it."""
         deadline = time.monotonic() + limit
         while True:
             ended = self._process.poll() is not None
             text = self._text()
-            _, found, rest = text.partition(f"test-kernels: {marker}")
+            _, found, rest = text.partition(marker)
             if found and "\n" in rest:
                 return rest.partition("\n")[0].strip()
             if "test-kernels: failed" in text or ended:
@@ -81,11 +88,12 @@ class _Console:
                 problem = self.fail(f'no "{marker}" within {limit:.0f} s')
                 # A boot of 7.3-rc7 was seen to stop where all CPUs wait for
                 # each other to switch the clock source.
-                raise ChanceError(str(problem)) if marker == _BOOTED else problem
+                raise ChanceError(str(problem)) if BOOTED in marker else problem
             time.sleep(0.2)
 
 
-def _qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
+def qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
+    """Return the command that boots the kernel; QMP is on its stdin and stdout."""
     accel = "kvm" if machine.kvm else "tcg,thread=multi"
     append = f"{_APPEND} crashkernel={machine.crashkernel} {machine.append}"
     command = [
@@ -99,14 +107,16 @@ def _qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
         *("-append", append),
         *("-qmp", "stdio"),
     ]
-    for name in ("truth", "core"):
+    if machine.vmcoreinfo:
+        command += ["-device", "vmcoreinfo"]
+    for name in machine.disks:
         image = directory / f"{name}.img"
         command += ["-drive", f"file={image},if=none,id={name},format=raw,cache=unsafe"]
         command += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
     return command
 
 
-def _make_disk(path: Path, mebibytes: int) -> None:
+def make_disk(path: Path, mebibytes: int) -> None:
     """Make an empty sparse disk that only its owner may read: dumps hold secrets."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.truncate(fd, mebibytes * _MIB)
@@ -149,16 +159,16 @@ def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, floa
 
     Expects `initrd` in the directory; leaves console.log, truth.img and vmcore.
     """
-    _make_disk(directory / "truth.img", 512)
-    _make_disk(directory / "core.img", machine.memory_mib + 64)
+    make_disk(directory / "truth.img", 512)
+    make_disk(directory / "core.img", machine.memory_mib + 64)
     seconds = {}
     answer = {}
     process = subprocess.Popen(
-        _qemu_command(machine, directory, kernel),
+        qemu_command(machine, directory, kernel),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    console = _Console(directory / "console.log", process)
+    console = Console(directory / "console.log", process)
     try:
         for marker, limit in _stages(machine).items():
             start = time.monotonic()

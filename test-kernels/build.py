@@ -23,6 +23,7 @@ from typing import Any
 
 from boot import Machine, run_guest
 from crash import crash_truth, read_panic
+from hypervisor import run_dumped_guest
 from initramfs import build_initramfs, compile_guest, compile_program
 from module import build_module, make_headers
 from packages import (
@@ -32,14 +33,21 @@ from packages import (
     KernelSource,
     find_packages,
     make_kernel,
+    make_modules,
     run,
 )
 from progress import BuildError, ChanceError, log, step
-from scenarios import CrashScenario, Scenario, load_scenarios
+from scenarios import (
+    CrashScenario,
+    HypervisorScenario,
+    Scenario,
+    load_scenarios,
+)
 from truth import read_truth
 
 _HERE = Path(__file__).resolve().parent
 _CRASHME = _HERE / "crashme"
+_HYPERVISOR = _HERE / "hypervisor"
 _MODULE_SOURCES = ("Kbuild", "crashme.c")
 # For what chance may spoil: a boot that stops, an NMI that comes in an interrupt.
 _TRIES = 5
@@ -59,6 +67,8 @@ DEBIAN_PACKAGES = (
 # What the guest loads: its disks, and something to look at (an ext4 file system on a
 # loop device, a network device).
 _MODULES = ("virtio_pci", "virtio_blk", "loop", "dummy")
+# Those that the hypervisor dumps load it too: it tells QEMU where VMCOREINFO is.
+_FW_CFG = "qemu_fw_cfg"
 
 
 def _digest(*parts: bytes) -> str:
@@ -176,6 +186,15 @@ class Cache:
                 build_module(headers, packages.release, sources, work)
         return directory / "crashme.ko"
 
+    def fw_cfg(self, source: KernelSource, packages: KernelPackages) -> Path:
+        """Return the module qemu_fw_cfg of a kernel, unpacked if need be."""
+        key = _digest(repr((packages, _FW_CFG)).encode())
+        directory = self._directory / f"kernels/fw_cfg-{packages.release}-{key}"
+        if not directory.exists():
+            with self._making(directory) as work:
+                make_modules(packages, self._apt(source), (_FW_CFG,), work)
+        return directory / f"modules/{_FW_CFG}.ko"
+
     def _headers(self, source: KernelSource, packages: KernelPackages) -> Path:
         """Return the directory of a kernel's headers and compiler, made if need be."""
         key = _digest(repr(packages).encode())
@@ -190,6 +209,8 @@ class Cache:
         guest = sorted((_HERE / "guest").iterdir())
         if isinstance(scenario, CrashScenario):
             guest += sorted(_CRASHME.iterdir())
+        if isinstance(scenario, HypervisorScenario):
+            guest += sorted(_HYPERVISOR.iterdir())
         key = _digest(
             repr((scenario, packages, _MODULES)).encode(),
             *(path.read_bytes() for path in guest),
@@ -205,6 +226,8 @@ class Cache:
         module = None
         if isinstance(scenario, CrashScenario):
             module = self.module(scenario.kernel, packages)
+        if isinstance(scenario, HypervisorScenario):
+            module = self.fw_cfg(scenario.kernel, packages)
         guest = _Guest(scenario, packages, kernel, module, kvm)
         for _ in range(_TRIES - 1):
             try:
@@ -251,6 +274,13 @@ class _Guest:
         )
         if isinstance(scenario, CrashScenario):
             return replace(machine, nmi=scenario.by_nmi, append=scenario.append)
+        if isinstance(scenario, HypervisorScenario):
+            return replace(
+                machine,
+                append=scenario.append,
+                vmcoreinfo=scenario.vmcoreinfo,
+                disks=("truth",),
+            )
         return machine
 
 
@@ -261,6 +291,18 @@ def _make_programs(scenario: Scenario, directory: Path) -> None:
     if isinstance(scenario, CrashScenario):
         compile_program(_CRASHME / "crashtasks.c", directory)
         shutil.copy(_CRASHME / "workload", directory / "workload")
+    if isinstance(scenario, HypervisorScenario):
+        (directory / "workload").rename(directory / "guest-workload")
+        shutil.copy(_HYPERVISOR / "workload", directory / "workload")
+
+
+def _run_guest(work: Path, guest: _Guest) -> dict[str, float]:
+    scenario = guest.scenario
+    if isinstance(scenario, HypervisorScenario):
+        return run_dumped_guest(
+            guest.machine(), guest.kernel, work, scenario.dumps, scenario.state
+        )
+    return run_guest(guest.machine(), guest.kernel, work)
 
 
 def _run_scenario(work: Path, guest: _Guest) -> Any:
@@ -270,7 +312,7 @@ def _run_scenario(work: Path, guest: _Guest) -> Any:
     settings = guest.scenario.guest_settings()
     initramfs = build_initramfs(guest.kernel, binaries, settings, guest.module)
     (work / "initrd").write_bytes(initramfs)
-    seconds = run_guest(guest.machine(), guest.kernel, work)
+    seconds = _run_guest(work, guest)
     (work / "initrd").unlink()
     shutil.rmtree(binaries)
     return seconds
@@ -304,7 +346,8 @@ def _link_debug_files(work: Path, guest: _Guest) -> None:
     """Hard links: they hold when a newer kernel takes the place of this one."""
     os.link(guest.kernel / "vmlinux", work / "vmlinux")
     (work / "modules").mkdir()
-    own = [guest.module] if guest.module else []
+    is_ours = isinstance(guest.scenario, CrashScenario)
+    own = [guest.module] if guest.module and is_ours else []
     for module in (*(guest.kernel / "modules").iterdir(), *own):
         os.link(module, work / "modules" / module.name)
 

@@ -245,6 +245,17 @@ def _copy_module(module: Path, directory: Path) -> str:
     return name
 
 
+def _copy_modules(
+    tree: Path, release: str, modules: Iterable[str], directory: Path
+) -> list[str]:
+    """Fill a new directory with modules; return their names in loading order."""
+    directory.mkdir()
+    return [
+        _copy_module(module, directory)
+        for module in _insmod_order(tree, release, modules)
+    ]
+
+
 def _unpack_image(
     debs: Iterable[Path], release: str, modules: Iterable[str], kernel: Path
 ) -> list[str]:
@@ -256,11 +267,7 @@ def _unpack_image(
             # boot/vmlinuz-RELEASE up to 6.x, usr/lib/modules/RELEASE/vmlinuz later
             if path.name.startswith("vmlinuz"):
                 path.rename(kernel / "vmlinuz")
-    (kernel / "guest-modules").mkdir()
-    order = [
-        _copy_module(module, kernel / "guest-modules")
-        for module in _insmod_order(tree, release, modules)
-    ]
+    order = _copy_modules(tree, release, modules, kernel / "guest-modules")
     (kernel / "guest-modules/order").write_text("".join(f"{n}\n" for n in order))
     shutil.rmtree(tree)
     return order
@@ -297,3 +304,18 @@ def make_kernel(
         _unpack_debug(debs[0], packages.release, order, kernel)
     for deb in debs:
         deb.unlink()
+
+
+def make_modules(
+    packages: KernelPackages, apt: AptRoot, modules: Iterable[str], directory: Path
+) -> None:
+    """Unpack more modules of a kernel, and what they depend on, into modules/."""
+    tree = directory / "unpacked"
+    tree.mkdir()
+    for package in packages.image:
+        with step(f"download {package} {packages.version}"):
+            deb = apt.download(package, packages.version, directory)
+        _unpack(deb, tree, lambda name: "/modules" in name)
+        deb.unlink()
+    _copy_modules(tree, packages.release, modules, directory / "modules")
+    shutil.rmtree(tree)

@@ -73,6 +73,30 @@ class CrashScenario(Scenario):
         }
 
 
+@dataclass(frozen=True)
+class HypervisorScenario(Scenario):
+    """Dumps to make of one guest by the hypervisor, all of the same moment.
+
+    state is "alive" or "panicked"; vmcoreinfo tells whether the hypervisor learns where
+    VMCOREINFO is; dumps are names of files (hypervisor.py). append is for the kernel's
+    command line.
+    """
+
+    append: str
+    state: str
+    vmcoreinfo: bool
+    dumps: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """What the dumps are for: tests choose their dumps by it."""
+        return "hypervisor"
+
+    def guest_settings(self) -> dict[str, str]:
+        """Return the shell variables that the guest's scripts read."""
+        return super().guest_settings() | {"state": self.state}
+
+
 def _kernel_sources(tables: Mapping[str, Any]) -> dict[str, KernelSource]:
     return {
         name: KernelSource(
@@ -109,5 +133,18 @@ def load_scenarios() -> dict[str, Scenario]:
         )
         for name, guest in data["crashes"].items()
         for kind in guest["kinds"]
+    ]
+    found += [
+        HypervisorScenario(
+            name=f"qemu-{name}",
+            kernel=kernels[guest["kernel"]],
+            kexec="kexec-syscall",
+            cpu=guest["cpu"],
+            state=guest["state"],
+            vmcoreinfo=guest["vmcoreinfo"],
+            dumps=tuple(guest["dumps"]),
+            **sizes["hypervisor"],
+        )
+        for name, guest in data["hypervisor"].items()
     ]
     return {scenario.name: scenario for scenario in found}

@@ -57,7 +57,11 @@ def _asked_directories(asked: list[str]) -> list[Path]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # One parameter for the whole session, so that each dump is opened once.
-    for fixture, group in (("dump_dir", "workload"), ("crash_dir", "crash")):
+    for fixture, group in (
+        ("dump_dir", "workload"),
+        ("crash_dir", "crash"),
+        ("hypervisor_dir", "hypervisor"),
+    ):
         if fixture not in metafunc.fixturenames:
             continue
         directories = _dump_directories(metafunc.config, group)
@@ -80,6 +84,13 @@ def dump_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def crash_dir(request: pytest.FixtureRequest) -> Path:
     """Directory of a dump whose panicking stack is known, without the workload."""
+    directory: Path = request.param
+    return directory
+
+
+@pytest.fixture(scope="session")
+def hypervisor_dir(request: pytest.FixtureRequest) -> Path:
+    """Directory of dumps that the hypervisor made of one guest at one moment."""
     directory: Path = request.param
     return directory
 
