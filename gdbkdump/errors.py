@@ -29,10 +29,11 @@ class CorruptError(KdumpError):
 class MissingPackageError(KdumpError):
     """A Python package that is needed for this is not installed."""
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, package: str, debian: str | None = None) -> None:
+        debian = debian or f"python3-{package.lower()}"
         super().__init__(
-            f"the Python package {package} is missing: on Debian install"
-            f" python3-{package.lower()}, elsewhere pip install {package}"
+            f"the Python package {package} is missing: on Debian install {debian},"
+            f" elsewhere pip install {package}"
         )
 
 
@@ -42,6 +43,9 @@ class FaultReason(enum.Enum):
     HOLE = "not RAM, or not in the dump"
     EXCLUDED = "page excluded by makedumpfile"
     MISSING = "lost: the dump is truncated"
+    SPLIT = "in another file of the split dump, which was not given"
+    CORRUPT = "its page in the dump is damaged"
+    IO = "the dump file cannot be read there"
     UNMAPPED = "not mapped by the kernel's page tables"
     TABLE = "its page table cannot be read"
     NONCANONICAL = "not a canonical address"

@@ -12,6 +12,7 @@ from gdbkdump.debuginfo import btf, kallsyms
 from gdbkdump.debuginfo.base import DebugInfo
 from gdbkdump.errors import CommandError, FaultError, FormatError, KdumpError
 from gdbkdump.formats import open_dump
+from gdbkdump.formats.base import silent
 from gdbkdump.kernel.base import Kernel
 from gdbkdump.kernel.module import module_infos
 from gdbkdump.memory import bootstrap
@@ -23,17 +24,12 @@ if TYPE_CHECKING:
 
     from gdbkdump.arch.base import Arch
     from gdbkdump.debuginfo.base import TypeSource
-    from gdbkdump.formats.base import DumpFile
+    from gdbkdump.formats.base import DumpFile, Report
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
     from gdbkdump.kernel.module import Module
     from gdbkdump.memory.virtual import MappedMemory
 
-    Report = Callable[[str, int, int], None]
     TypesWithoutBtf = Callable[[Kernel], TypeSource | None]
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 class FrameVariables(NamedTuple):
@@ -105,18 +101,19 @@ class Session:
 
 def open_session(
     path: Path,
-    *,
-    report: Report = _silent,
+    *more: Path,
+    report: Report = silent,
     types_without_btf: TypesWithoutBtf | None = None,
 ) -> Session:
     """Open a dump.
 
+    :param more: the other files of a split dump
     :param report: called with what is being done, done, total on long work
     :param types_without_btf: where types come from if the dump has no BTF
     :raise FormatError: it is no dump, or what it takes to read it is missing
     """
     started = time.perf_counter()
-    dump = open_dump(path)
+    dump = open_dump(path, *more, report=report)
     with contextlib.ExitStack() as undo:
         undo.callback(dump.close)
         session = _open(dump, report, types_without_btf)
@@ -140,7 +137,7 @@ def _open(
         else:
             return Session(dump, kernel, problems, report)
     assert first is not None
-    if dump.missing:
+    if dump.is_incomplete:
         raise FormatError(f"{dump.path}: {dump.problems[-1]}, and {first}")
     raise first
 
@@ -179,8 +176,7 @@ def _open_kernel(
     symbols = symbols or _find_symbols(memory, info, image)
     types = _find_types(memory, symbols, image)
     debuginfo = DebugInfo(types, symbols, image, lambda: module_infos(kernel, problems))
-    guest_cpus = arch.guest_cpus(dump.notes)
-    kernel = Kernel(memory, debuginfo, arch, info, guest_cpus)
+    kernel = Kernel(memory, debuginfo, arch, info)
     _check_banner(kernel)
     if types is None and types_without_btf:
         debuginfo.types = types_without_btf(kernel)

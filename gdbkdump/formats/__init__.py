@@ -3,27 +3,24 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FormatError
-from gdbkdump.formats.elf import ElfDump
+from gdbkdump.formats.base import silent
+from gdbkdump.formats.file import PlainFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gdbkdump.formats.base import DumpFile
+    from gdbkdump.formats.base import DumpFile, Report
+    from gdbkdump.formats.file import DumpBytes
+
+    Open = Callable[[list[DumpBytes], Report], DumpFile]
 
 # First bytes of what is not (or not yet) read, and what to do about it.
 _ADVICE: tuple[tuple[int, bytes, str], ...] = (
-    (
-        0,
-        b"KDUMP   ",
-        "a kdump-compressed dump: convert it with makedumpfile -E or crash",
-    ),
     (0, b"DISKDUMP", "an old diskdump file, which is not supported"),
-    (0, b"makedumpfile\0", "a flattened dump: restore it with makedumpfile -R first"),
     (0, b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "an LKCD dump, which is not supported"),
     (0, b"\xa8\x19\x01\x73\x61\x8f\x23\xed", "an LKCD dump, which is not supported"),
     (0, bytes.fromhex("a8190173618f23fd"), "an s390 stand-alone dump, not supported"),
@@ -46,28 +43,92 @@ _ADVICE: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-def open_dump(path: Path) -> DumpFile:
-    """Open the dump file at ``path``.
+def open_dump(path: Path, *more: Path, report: Report = silent) -> DumpFile:
+    """Open the dump at ``path``.
 
+    :param more: the other files of a split dump; without them those beside the first
+        are looked for
+    :param report: called with what is being done, done, total on long work
     :raise FormatError: it is none that we read; the message names what it is
+    :raise MissingPackageError: a package is needed to read it
     """
+    files: list[DumpBytes] = []
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        for each in (path, *more):
+            files.append(PlainFile(each))
+            files[-1] = _unflatten(files[-1], report)
+        return _open_files(files, report)
     except OSError as error:
-        raise FormatError(f"cannot open {path}: {error.strerror}") from None
-    try:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            raise FormatError(f"{path} is a directory, not a dump")
-        head = os.pread(fd, 512, 0)
-        if head[:4] == b"\x7fELF":
-            return ElfDump(path, fd)
-        raise FormatError(f"{path} is not an ELF vmcore: {_describe(head)}")
-    except OSError as error:
-        os.close(fd)
+        _close(files)
         raise FormatError(f"cannot read {path}: {error.strerror}") from None
-    except FormatError:
-        os.close(fd)
+    except BaseException:
+        # Whatever it is, Ctrl-C for one: nobody else can close them.
+        _close(files)
         raise
+
+
+def is_executable(path: Path) -> bool:
+    """Tell whether a file is a vmlinux or the like: ELF, and no core."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(18)
+    except OSError:
+        return False
+    return head[:4] == b"\x7fELF" and head[16:18] in (b"\1\0", b"\2\0", b"\3\0")
+
+
+def _close(files: Sequence[DumpBytes]) -> None:
+    for file in files:
+        file.close()
+
+
+def _unflatten(file: DumpBytes, report: Report) -> DumpBytes:
+    if file.read_header(0, len(_FLATTENED)) != _FLATTENED:
+        return file
+    from gdbkdump.formats.flattened import FlattenedFile
+
+    return FlattenedFile(file, report)
+
+
+def _open_files(files: list[DumpBytes], report: Report) -> DumpFile:
+    heads = [file.read_header(0, 512) for file in files]
+    for magic, opener in _FORMATS:
+        if heads[0].startswith(magic):
+            for file, head in zip(files, heads, strict=True):
+                if not head.startswith(magic):
+                    raise FormatError(
+                        f"{file.path} is not of one dump with {files[0].path}"
+                    )
+            return opener(files, report)
+    raise FormatError(f"{files[0].path} is not a vmcore: {_describe(heads[0])}")
+
+
+def _open_elf(files: list[DumpBytes], report: Report) -> DumpFile:
+    # Imported here, as each of the others: a session has one format.
+    from gdbkdump.formats.elf import ElfDump
+
+    if len(files) > 1:
+        raise FormatError(
+            f"{files[0].path} and {files[1].path} are two dumps, not parts of one"
+        )
+    return ElfDump(files[0])
+
+
+def _open_diskdump(files: list[DumpBytes], report: Report) -> DumpFile:
+    from gdbkdump.formats.diskdump import DiskDump
+    from gdbkdump.formats.splitset import find_others
+
+    if len(files) == 1:
+        files += find_others(files[0])
+    return DiskDump(files, report)
+
+
+_FLATTENED = b"makedumpfile\0\0\0\0"
+# First bytes of what is read, and what reads it.
+_FORMATS: tuple[tuple[bytes, Open], ...] = (
+    (b"\x7fELF", _open_elf),
+    (b"KDUMP   ", _open_diskdump),
+)
 
 
 def _describe(head: bytes) -> str:

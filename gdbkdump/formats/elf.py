@@ -7,18 +7,19 @@ SIGBUS. Every size and offset is checked against the file before it is used.
 
 from __future__ import annotations
 
-import os
 import struct
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FaultError, FaultReason, FormatError
-from gdbkdump.formats.base import Extent, Note
+from gdbkdump.formats.base import Extent, Note, Saving
 from gdbkdump.formats.notes import parse_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from gdbkdump.formats.file import DumpBytes
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
@@ -30,6 +31,8 @@ _PN_XNUM = 0xFFFF
 _MAX_PHDRS = 1 << 22
 _MAX_NOTE_BYTES = 16 << 20
 _PHYS_LIMIT = 1 << 52
+# makedumpfile (elf_info.h): DUMP_ELF_INCOMPLETE in e_flags.
+_INCOMPLETE = 1
 
 
 class ElfDump:
@@ -39,30 +42,32 @@ class ElfDump:
     :ivar problems: what is wrong with the file, one line each
     """
 
-    format = "ELF vmcore"
     is_flat = True
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, file: DumpBytes) -> None:
         """Read the headers; the file's contents stay where they are.
 
         :raise FormatError: they cannot be those of a 64-bit little-endian core
         """
-        self.path = path
-        self._fd = fd
-        # A block device has no st_size; seeking to the end works for both.
-        self._file_size = os.lseek(fd, 0, os.SEEK_END)
-        self.problems: list[str] = []
+        self.path = file.path
+        self.paths: Sequence[Path] = [file.path]
+        self.format = f"{file.kind}ELF vmcore"
+        self._file = file
+        self._pread = file.pread
+        self.problems: list[str] = [*file.problems]
+        self.is_incomplete = file.is_cut
         self.machine, table = self._read_headers()
         self.notes: Sequence[Note] = []
         self.extents: Sequence[Extent] = []
         self._sort_headers(table)
+        self.saving = Saving(erased=_erased(self.notes))
         self._index()
 
     def _read_headers(self) -> tuple[int, list[tuple[int, ...]]]:
-        raw = os.pread(self._fd, _EHDR.size, 0)
+        raw = self._file.read_header(0, _EHDR.size)
         if len(raw) < _EHDR.size:
             raise FormatError(f"{self.path}: the ELF header is cut")
-        ident, type_, machine, _, _, phoff, shoff, _, _, phentsize, phnum, *_ = (
+        ident, type_, machine, _, _, phoff, shoff, flags, _, phentsize, phnum, *_ = (
             _EHDR.unpack(raw)
         )
         if ident[4] != 2 or ident[5] != 1:
@@ -73,8 +78,11 @@ class ElfDump:
                 f"{self.path} is not a dump but {kind.get(type_, f'ELF type {type_}')}"
                 " (the dump comes after vmlinux on the command line)"
             )
+        if flags & _INCOMPLETE:
+            self.is_incomplete = True
+            self.problems.append("makedumpfile could not write all: the disk was full")
         if phnum == _PN_XNUM:
-            info = self._read_at(shoff + 44, 4)
+            info = self._file.read_header(shoff + 44, 4)
             if len(info) < 4:
                 raise FormatError(f"{self.path}: the number of program headers is cut")
             (phnum,) = _SHDR_INFO.unpack(info)
@@ -82,19 +90,13 @@ class ElfDump:
             raise FormatError(
                 f"{self.path}: {phnum} program headers of {phentsize} bytes"
             )
-        table = self._read_at(phoff, phnum * _PHDR.size)
+        table = self._file.read_header(phoff, phnum * _PHDR.size)
         whole = len(table) // _PHDR.size
         if whole < phnum:
             self.problems.append(f"{phnum - whole} of {phnum} program headers are cut")
         if not whole:
             raise FormatError(f"{self.path}: the program headers are cut")
         return machine, list(_PHDR.iter_unpack(table[: whole * _PHDR.size]))
-
-    def _read_at(self, offset: int, size: int) -> bytes:
-        # Never more than the file has: pread takes no offset of 2^63 and allocates
-        # what it is asked for.
-        size = min(size, self._file_size - offset)
-        return os.pread(self._fd, size, offset) if size > 0 else b""
 
     def _sort_headers(self, table: list[tuple[int, ...]]) -> None:
         extents = []
@@ -109,12 +111,13 @@ class ElfDump:
                         f" {paddr:#x} is absurd and ignored"
                     )
                     continue
-                there = max(0, min(file_size, self._file_size - offset))
+                there = max(0, min(file_size, self._file.size - offset))
                 extents.append(
                     Extent(vaddr, paddr, size, there, offset, file_size - there)
                 )
         self.notes, self.extents = notes, extents
         if self.missing:
+            self.is_incomplete = True
             self.problems.append(
                 f"the file is truncated: {_mib(self.missing)} of"
                 f" {_mib(sum(e.file_size + e.missing for e in extents))} are missing"
@@ -124,7 +127,7 @@ class ElfDump:
         if size > _MAX_NOTE_BYTES:
             self.problems.append(f"PT_NOTE of {size:#x} bytes is absurd; read in part")
             size = _MAX_NOTE_BYTES
-        data = self._read_at(offset, size)
+        data = self._file.read_header(offset, size)
         if len(data) < size:
             self.problems.append("the notes are cut")
         return list(parse_notes(data, self.problems))
@@ -163,7 +166,10 @@ class ElfDump:
         if i >= 0:
             end, delta = self._runs[i]
             if paddr + size <= end:
-                data = os.pread(self._fd, size, paddr + delta)
+                try:
+                    data = self._pread(size, paddr + delta)
+                except OSError:
+                    raise FaultError("physical", paddr, FaultReason.IO) from None
                 if len(data) == size:
                     return data
         return self._read_pieces(paddr, size)
@@ -171,11 +177,14 @@ class ElfDump:
     def _read_pieces(self, paddr: int, size: int) -> bytes:
         pieces = []
         while size > 0:
-            found = self.file_range(paddr)
+            found = self._find(paddr)
             if found is None:
                 raise FaultError("physical", paddr, self._reason(paddr))
             offset, length = found
-            piece = os.pread(self._fd, min(size, length), offset)
+            try:
+                piece = self._pread(min(size, length), offset)
+            except OSError:
+                raise FaultError("physical", paddr, FaultReason.IO) from None
             if not piece:
                 raise FaultError("physical", paddr, FaultReason.MISSING)
             pieces.append(piece)
@@ -185,6 +194,13 @@ class ElfDump:
 
     def file_range(self, paddr: int) -> tuple[int, int] | None:
         """Return file offset and bytes that follow there in one run, or None."""
+        found = self._find(paddr)
+        place = self._file.span(found[0]) if found else None
+        if found is None or place is None:
+            return None
+        return place[0], min(place[1], found[1])
+
+    def _find(self, paddr: int) -> tuple[int, int] | None:
         i = bisect_right(self._starts, paddr) - 1
         if i < 0 or paddr >= self._runs[i][0]:
             return None
@@ -200,9 +216,13 @@ class ElfDump:
 
     def close(self) -> None:
         """Give the file back."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
+
+
+def _erased(notes: Sequence[Note]) -> tuple[bytes, ...]:
+    # makedumpfile's note of what --config told it to erase.
+    found = [note.desc for note in notes if note.name == b"ERASEINFO"]
+    return tuple(b"\n".join(found).rstrip(b"\0\n").split(b"\n")) if found else ()
 
 
 def _mib(size: int) -> str:

@@ -15,12 +15,10 @@ from gdbkdump.formats.vmcoreinfo import MAX_SIZE, VmcoreInfo
 from gdbkdump.memory.virtual import MappedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from gdbkdump.arch.base import Arch, Mapping, PageTable, TableEntry
-    from gdbkdump.formats.base import DumpFile
-
-    Report = Callable[[str, int, int], None]
+    from gdbkdump.formats.base import DumpFile, Report
 
 _NOTE_NAME = b"VMCOREINFO\0\0"
 _CHUNK = 4 << 20
@@ -75,7 +73,16 @@ def _chunks(dump: DumpFile) -> Iterator[tuple[int, bytes]]:
             try:
                 yield paddr, dump.read_phys(paddr, size)
             except FaultError:
-                continue
+                yield from _pages(dump, paddr, size)
+
+
+def _pages(dump: DumpFile, paddr: int, size: int) -> Iterator[tuple[int, bytes]]:
+    # Of a dump with holes; the pages' ends matter to nobody, notes begin at a page's.
+    for start in range(paddr, paddr + size, 4096):
+        try:
+            yield start, dump.read_phys(start, min(4096, paddr + size - start))
+        except FaultError:
+            continue
 
 
 def _read_note(dump: DumpFile, paddr: int) -> VmcoreInfo | None:
@@ -105,7 +112,11 @@ def open_kernel_memory(
     except FaultError as fault:
         raise FormatError(f"the kernel's page tables are unreadable: {fault}") from None
     image = _image_windows(dump, start, end, delta)
-    linear = _direct_map_windows(dump, table, (start, end), problems)
+    if any(extent.vaddr is not None for extent in dump.extents):
+        linear = _direct_map_windows(dump, table, (start, end), problems)
+    else:
+        image = _mapped_image(table, start, end, delta)
+        linear = _mapped_direct_map(dump, table, problems)
     bounds = (image[0][0], image[-1][1]) if image else (start, end)
     return MappedMemory(dump.read_phys, table, image + linear), bounds
 
@@ -147,11 +158,50 @@ class _NoTables:
 def _image_windows(
     dump: DumpFile, start: int, end: int, delta: int
 ) -> list[tuple[int, int, int]]:
-    return [
+    return sorted(
         (extent.vaddr, extent.vaddr + extent.size, delta)
-        for extent in sorted(dump.extents, key=lambda e: e.vaddr)
-        if start <= extent.vaddr < end and extent.vaddr - extent.paddr == delta
+        for extent in dump.extents
+        if extent.vaddr is not None
+        and start <= extent.vaddr < end
+        and extent.vaddr - extent.paddr == delta
+    )
+
+
+def _mapped_image(
+    table: PageTable, start: int, end: int, delta: int
+) -> list[tuple[int, int, int]]:
+    # Where the format has no virtual addresses the page tables bound the image. What
+    # was freed at boot may be unmapped in its middle: one window all the same, as kexec
+    # makes one PT_LOAD of it.
+    skip = [(0, start), (end, 1 << 64)]
+    leaves = [
+        leaf
+        for leaf in table.mappings(skip, [])
+        if start <= leaf.vaddr < end and leaf.vaddr - leaf.paddr == delta
     ]
+    if not leaves:
+        return []
+    return [(leaves[0].vaddr, leaves[-1].vaddr + leaves[-1].size, delta)]
+
+
+def _mapped_direct_map(
+    dump: DumpFile, table: PageTable, problems: list[str]
+) -> list[tuple[int, int, int]]:
+    # The direct map is the lowest of what the kernel maps (Documentation/arch/x86/
+    # x86_64/mm.rst), and the only place where RAM's ends are as far apart as they are.
+    extents = dump.extents
+    lowest = next(iter(table.mappings((), [])), None)
+    if lowest is None or not extents:
+        return []
+    delta = lowest.vaddr - lowest.paddr
+    low = min(e.paddr for e in extents)
+    high = max(e.paddr + e.size for e in extents)
+    ends = {page for e in extents for page in (e.paddr, (e.paddr + e.size - 1) & -4096)}
+    sample = sorted(ends)[:: max(1, len(ends) // 16)]
+    if sum(_is_mapped(table, page + delta, page) for page in sample) * 2 < len(sample):
+        problems.append("the direct map was not found: page tables only")
+        return []
+    return [(low + delta, high + delta, delta)]
 
 
 def _direct_map_windows(
@@ -161,19 +211,23 @@ def _direct_map_windows(
     problems: list[str],
 ) -> list[tuple[int, int, int]]:
     # Old kexec-tools wrote wrong addresses under KASLR, so the tables must confirm.
-    runs = [e for e in dump.extents if not image[0] <= e.vaddr < image[1]]
+    runs = [
+        (e.vaddr, e.paddr, e.size)
+        for e in dump.extents
+        if e.vaddr is not None and not image[0] <= e.vaddr < image[1]
+    ]
     if not runs:
         return []
-    delta = runs[-1].vaddr - runs[-1].paddr
-    same = [e for e in runs if e.vaddr - e.paddr == delta]
-    for extent in (same[0], same[len(same) // 2], same[-1]):
-        if not _is_mapped(table, extent.vaddr, extent.paddr):
+    delta = runs[-1][0] - runs[-1][1]
+    same = [run for run in runs if run[0] - run[1] == delta]
+    for vaddr, paddr, _ in (same[0], same[len(same) // 2], same[-1]):
+        if not _is_mapped(table, vaddr, paddr):
             problems.append(
                 "the PT_LOADs' virtual addresses are not the kernel's: page tables only"
             )
             return []
-    low = min(e.paddr for e in same)
-    high = max(e.paddr + e.size for e in same)
+    low = min(paddr for _, paddr, _ in same)
+    high = max(paddr + size for _, paddr, size in same)
     return [(low + delta, high + delta, delta)]
 
 

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Flattened dumps: what ``makedumpfile -F`` writes to a pipe, and QEMU to a file.
+
+A header of 4 KiB, then records of offset, size (both big-endian) and data, in any order
+(makedumpfile's ``makedumpfile.h``: ``struct makedumpfile_data_header``). They are
+indexed in one pass and read in place; no rearranged copy is made.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from array import array
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from gdbkdump.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbkdump.formats.base import Report
+    from gdbkdump.formats.file import DumpBytes
+
+MAGIC = b"makedumpfile\0\0\0\0"
+_HEADER = struct.Struct(">16sqq")
+_RECORD = struct.Struct(">qq")
+_FIRST_RECORD = 4096
+_END = (-1, -1)
+_BUFFER, _NEAR = 1 << 16, 1 << 12
+_MAX_OFFSET = 1 << 62
+
+# What is at an offset: (start, end, position in the stream).
+_Piece = tuple[int, int, int]
+
+
+class FlattenedFile:
+    """The file that a stream stands for.
+
+    :ivar size: of that file, as far as the stream goes
+    :ivar is_cut: whether the stream ends without its end mark
+    """
+
+    def __init__(self, stream: DumpBytes, report: Report) -> None:
+        """Index the stream.
+
+        :raise FormatError: its header is cut or of an unknown kind
+        """
+        self.path = stream.path
+        self.kind = "flattened "
+        self.problems: list[str] = [*stream.problems]
+        self.is_cut = False
+        self._stream = stream
+        raw = stream.read_header(0, _HEADER.size)
+        if len(raw) < _HEADER.size:
+            raise FormatError(f"{self.path}: the header is cut")
+        _, type_, version = _HEADER.unpack(raw)
+        if (type_, version) != (1, 1):
+            raise FormatError(
+                f"{self.path}: flattened dumps of type {type_}, version {version}"
+            )
+        self._index(report)
+        self.size = self._ends[-1] if self._ends else 0
+
+    def _index(self, report: Report) -> None:
+        in_order: tuple[array[int], ...] = (array("Q"), array("Q"), array("Q"))
+        starts, ends, places = in_order
+        late: list[_Piece] = []
+        top = 0
+        for start, end, place in self._records(report):
+            if start >= end:
+                continue
+            # What begins below the top overwrites, or fills a gap; the rest of it is
+            # in order again.
+            if start < top:
+                late.append((start, min(end, top), place))
+                place += top - start
+                start = top
+            if start < end:
+                starts.append(start)
+                ends.append(end)
+                places.append(place)
+                top = end
+        self._starts, self._ends, self._places = in_order
+        if late:
+            base = zip(starts, ends, places, strict=True)
+            self._overlay(list(base), late)
+
+    def _overlay(self, base: list[_Piece], late: list[_Piece]) -> None:
+        starts, ends, places = array("Q"), array("Q"), array("Q")
+        for start, end, place in _latest_wins(base + late, len(base)):
+            starts.append(start)
+            ends.append(end)
+            places.append(place)
+        self._starts, self._ends, self._places = starts, ends, places
+
+    def _records(self, report: Report) -> Iterator[_Piece]:
+        stream, limit = self._stream, self._stream.size
+        position = _FIRST_RECORD
+        buffer, origin = b"", 0
+        number = 0
+        while True:
+            at = position - origin
+            if at + _RECORD.size > len(buffer):
+                # Records of 64 KiB are usual, and then only their headers are read.
+                is_near = at < len(buffer) + _NEAR
+                size = _BUFFER if is_near else _RECORD.size
+                buffer, origin, at = stream.read_header(position, size), position, 0
+            if len(buffer) < at + _RECORD.size:
+                self._cut(f"it ends at {position:#x} without an end mark")
+                return
+            offset, size = _RECORD.unpack_from(buffer, at)
+            if (offset, size) == _END:
+                return
+            place = position + _RECORD.size
+            if offset < 0 or size < 0 or offset + size > _MAX_OFFSET:
+                self._cut(f"the record at {position:#x} is damaged")
+                return
+            there = min(size, limit - place)
+            yield offset, offset + there, place
+            position = place + size
+            number += 1
+            if not number & 0xFFF:
+                report("indexing the flattened dump", position, limit)
+
+    def _cut(self, why: str) -> None:
+        self.is_cut = True
+        self.problems.append(f"the flattened dump is truncated: {why}")
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return bytes; fewer where the next ones were never written."""
+        found = self._find(offset)
+        if found is None:
+            return b""
+        place, length = found
+        if size <= length:
+            return self._stream.pread(size, place)
+        pieces = []
+        while size > 0 and found is not None:
+            place, length = found
+            piece = self._stream.pread(min(size, length), place)
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+            found = self._find(offset) if piece else None
+        return b"".join(pieces)
+
+    def _find(self, offset: int) -> tuple[int, int] | None:
+        if not 0 <= offset < self.size:
+            return None
+        i = bisect_right(self._starts, offset) - 1
+        if i < 0 or offset >= self._ends[i]:
+            return None
+        return self._places[i] + offset - self._starts[i], self._ends[i] - offset
+
+    def read_header(self, offset: int, size: int) -> bytes:
+        """Return bytes; between records zeros, as headers are not written to the end.
+
+        :raise FormatError: they cannot be read
+        """
+        size = min(size, self.size - offset)
+        pieces = []
+        try:
+            while size > 0:
+                piece = self.pread(size, offset) or bytes(self._gap(offset, size))
+                pieces.append(piece)
+                offset += len(piece)
+                size -= len(piece)
+        except OSError as error:
+            raise FormatError(f"cannot read {self.path}: {error.strerror}") from None
+        return b"".join(pieces)
+
+    def _gap(self, offset: int, size: int) -> int:
+        # Bytes up to the next record.
+        i = bisect_right(self._starts, offset)
+        return min(size, self._starts[i] - offset) if i < len(self._starts) else size
+
+    def span(self, offset: int) -> tuple[int, int] | None:
+        """Return where in the stream an offset is, and bytes that follow there."""
+        return self._find(offset)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._stream.close()
+
+
+def _latest_wins(pieces: list[_Piece], in_order: int) -> Iterator[_Piece]:
+    """Cut pieces that overlap, so that of each byte the one written last remains.
+
+    :param in_order: as many of the first are older than all that overlap them
+    """
+    age = [0] * in_order + list(range(1, len(pieces) - in_order + 1))
+    order = sorted(range(len(pieces)), key=lambda i: pieces[i][0])
+    active: list[tuple[int, int]] = []  # (newest first, index)
+    position = 0
+    for i in [*order, None]:
+        stop = pieces[i][0] if i is not None else None
+        while active and (stop is None or position < stop):
+            start, end, place = pieces[active[0][1]]
+            if end <= position:
+                heapq.heappop(active)
+                continue
+            until = end if stop is None else min(end, stop)
+            yield position, until, place + position - start
+            position = until
+        if i is not None:
+            position = pieces[i][0]
+            heapq.heappush(active, (-age[i], i))
