@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from gdbkdump import __version__
 from gdbkdump.commands import find_command
-from gdbkdump.errors import CommandError, KdumpError, MismatchError
+from gdbkdump.errors import CommandError, FormatError, KdumpError, MismatchError
+from gdbkdump.formats import is_executable
 from gdbkdump.render.pieces import pieces
 from gdbkdump.render.progress import Progress
 from gdbkdump.session import open_session
@@ -34,6 +35,7 @@ Without -c gdb is started on the dump, every task a thread; other options are gd
 
   gdbkdump vmcore                     open gdb; vmlinux is found by its build-id
   gdbkdump vmcore vmlinux -ex bt      the same with a vmlinux, and bt as first command
+  gdbkdump vmcore1 vmcore2 vmlinux    a split dump; the other parts are also found
   gdbkdump vmcore -c ksys -c 'kps -m UN' -c klog --json
   gdbkdump vmcore -c khelp            list the commands
 
@@ -48,8 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("vmcore", type=Path, help="the dump")
-    parser.add_argument("vmlinux", type=Path, nargs="?", help="debug information")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE",
+        help="the dump, all files of it if it is split; vmlinux too, in any order",
+    )  # fmt: skip
     parser.add_argument(
         "-c", dest="commands", action="append", metavar="CMD",
         help="run CMD on the dump alone, without gdb (repeatable)",
@@ -73,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, gdb_options = _split(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
     try:
+        args.vmcores, args.vmlinux = _sort_files(args.files)
         if args.commands:
             return _run_commands(args)
         return _start_gdb(args, gdb_options)
@@ -99,6 +104,17 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
             return words[:at], words[at:]
         at += 1 + (options.get(name, 0) if "=" not in words[at] else 0)
     return words[:at], words[at + 1 :]
+
+
+def _sort_files(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    # By what they are: gdb's users name vmlinux first, crash's and ours last.
+    vmcores = [path for path in files if not is_executable(path)]
+    rest = [path for path in files if path not in vmcores]
+    if len(rest) > 1:
+        raise CommandError(f"{rest[0]} and {rest[1]} are both no dump: one vmlinux")
+    if not vmcores:
+        raise FormatError(f"{rest[0]} is not a dump but an executable: name the dump")
+    return vmcores, rest[0] if rest else None
 
 
 def _fail(error: object, code: int) -> int:
@@ -136,7 +152,7 @@ def _run_commands(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace) -> Session:
     return open_session(
-        args.vmcore, report=Progress(_show), types_without_btf=_recorded_types
+        *args.vmcores, report=Progress(_show), types_without_btf=_recorded_types
     )
 
 
@@ -185,7 +201,9 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
     else:
         session.vmlinux = find_vmlinux(session, args.debug_dir)
     init = Path(__file__).resolve().parent.parent / "gdb-init.py"
-    environment = dict(os.environ, GDBKDUMP_VMCORE=str(args.vmcore.resolve()))
+    # Line by line: the names of kdump's folders have colons in them.
+    vmcores = "\n".join(str(path.resolve()) for path in args.vmcores)
+    environment = dict(os.environ, GDBKDUMP_VMCORE=vmcores)
     if args.debug_dir:
         folders = [str(folder.resolve()) for folder in args.debug_dir]
         environment["GDBKDUMP_DEBUG_DIR"] = os.pathsep.join(folders)

@@ -24,7 +24,7 @@ from gdbkdump.debugger import console
 from gdbkdump.debugger.adapter import Debugger, register_commands
 from gdbkdump.debugger.banner import banner
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
-from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcore
+from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcores
 from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
 from gdbkdump.debugger.modules import ModuleLoader
@@ -36,7 +36,7 @@ from gdbkdump.errors import (
     MismatchError,
     TypeNotFoundError,
 )
-from gdbkdump.kernel.sched import default_task
+from gdbkdump.kernel.sched import panic_task
 from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
@@ -47,7 +47,7 @@ from gdbkdump.target.viewcore import kernel_ranges, write_view_core
 from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gdbkdump.debuginfo.base import TypeSource
     from gdbkdump.kernel.base import Kernel
@@ -64,7 +64,7 @@ def boot() -> None:
     register_commands(debugger)
     register_functions(lambda: debugger.session().kernel)
     try:
-        session = open_dump(debugger, find_vmcore(), find_given_vmlinux())
+        session = open_dump(debugger, find_vmcores(), find_given_vmlinux())
     except MismatchError as error:
         debugger.refuse(error, 3)
     except KdumpError as error:
@@ -73,16 +73,19 @@ def boot() -> None:
         console.write_lines(lines(banner(session)))
 
 
-def open_dump(debugger: Debugger, vmcore: Path, vmlinux: Path | None) -> Session:
+def open_dump(
+    debugger: Debugger, vmcores: Sequence[Path], vmlinux: Path | None
+) -> Session:
     """Open a dump in place of what gdb has open.
 
+    :param vmcores: the file, or all files of a split dump
     :param vmlinux: the one the user named; otherwise it is looked for
     :raise KdumpError: it cannot be opened
     """
     started = time.perf_counter()
     try:
         with _no_collection():
-            session = _open(debugger, vmcore, vmlinux)
+            session = _open(debugger, vmcores, vmlinux)
     except MismatchError:
         # What gdb has loaded must not answer for another kernel.
         _unload()
@@ -93,10 +96,10 @@ def open_dump(debugger: Debugger, vmcore: Path, vmlinux: Path | None) -> Session
     return session
 
 
-def _open(debugger: Debugger, vmcore: Path, given: Path | None) -> Session:
+def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Session:
     _configure()
     session = open_session(
-        vmcore,
+        *vmcores,
         report=console.progress(),
         types_without_btf=lambda kernel: _dwarf_types(kernel, given),
     )
@@ -112,7 +115,7 @@ def _open(debugger: Debugger, vmcore: Path, given: Path | None) -> Session:
         threads = _load_view(session, folder)
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
-    _select_task(debugger, session)
+    _select_panic_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
     session.load_module = frames.behind(modules.load)
     if vmlinux:
@@ -122,13 +125,13 @@ def _open(debugger: Debugger, vmcore: Path, given: Path | None) -> Session:
     return session
 
 
-def _select_task(debugger: Debugger, session: Session) -> None:
+def _select_panic_task(debugger: Debugger, session: Session) -> None:
     try:
-        task = default_task(session.kernel)
+        panicked = panic_task(session.kernel)
     except KdumpError:
         return  # the banner says so
-    if task:
-        debugger.select_task(task.address)
+    if panicked:
+        debugger.select_task(panicked.address)
 
 
 def _dwarf_types(kernel: Kernel, path: Path | None) -> TypeSource | None:
@@ -232,13 +235,19 @@ def _unload() -> None:
 def _load_view(session: Session, folder: Path) -> Threads:
     kernel = session.kernel
     # The ranges first: their walk spares each thread's stack one of its own.
-    ranges = kernel_ranges(kernel, session.dump, session.problems)
+    is_flat = session.dump.is_flat
+    ranges = kernel_ranges(kernel, session.dump, session.problems) if is_flat else []
     try:
         threads = kernel_threads(kernel)
     except KdumpError as error:
         # Without types or tasks the memory is still there to be looked at.
         session.problems.append(f"gdb has no threads: {error}")
         threads = Threads()
+    if not is_flat:
+        session.problems.append(
+            f"gdb itself cannot read a {session.dump.format} dump: the k-commands can"
+        )
+        return threads
     core = folder / "view.core"
     write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
     gdb.execute(f"core-file {core}", to_string=True)

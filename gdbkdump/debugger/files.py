@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which dump and which vmlinux gdb was started on.
 
-The program ``gdbkdump`` names them in the environment, GDBKDUMP_VMCORE and
-GDBKDUMP_VMLINUX (and GDBKDUMP_DEBUG_DIR, see parameters.py). Otherwise gdb has opened
-them already, or refused to: it keeps no record of a core it cannot read, so its own
-command line is looked at last.
+The program ``gdbkdump`` names them in the environment, GDBKDUMP_VMCORE (all files of
+a split dump, one a line) and GDBKDUMP_VMLINUX (and GDBKDUMP_DEBUG_DIR, see
+parameters.py). Otherwise gdb has opened them already, or refused to: it keeps no record
+of a core it cannot read, so its own command line is looked at last.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ _CORE_FILE = re.compile(r"^Local core dump file:\n\t`(.*?)', file type", re.M | 
 
 
 class CommandLine(NamedTuple):
-    """What gdb's own command line says."""
+    """What gdb's own command line says.
+
+    :param more: files that gdb ignores: those of a split dump after the first
+    """
 
     exec_file: str | None
     core_file: str | None
     is_batch: bool
+    more: tuple[str, ...] = ()
 
 
 def parse_command_line(words: list[str]) -> CommandLine:
@@ -62,8 +66,9 @@ def parse_command_line(words: list[str]) -> CommandLine:
     if plain and exec_file is None:
         exec_file = plain.pop(0)
     if plain and core_file is None:
-        core_file = plain[0]
-    return CommandLine(exec_file, core_file, is_batch)
+        core_file = plain.pop(0)
+    more = () if takes_program_arguments else tuple(plain)
+    return CommandLine(exec_file, core_file, is_batch, more)
 
 
 def command_line() -> CommandLine:
@@ -85,17 +90,19 @@ def _without_program(words: list[str]) -> list[str]:
     return rest[1:]
 
 
-def find_vmcore() -> Path:
-    """Return the path of the dump.
+def find_vmcores() -> list[Path]:
+    """Return the path of the dump, or the paths of its parts.
 
     :raise FormatError: none was given
     """
-    named = (
-        os.environ.get("GDBKDUMP_VMCORE") or _open_core() or command_line().core_file
-    )
+    given = command_line()
+    named = os.environ.get("GDBKDUMP_VMCORE", "").split("\n")
+    if named == [""]:
+        first = _open_core() or given.core_file
+        named = [first, *given.more] if first else []
     if not named:
         raise FormatError("no dump was given: gdb VMLINUX VMCORE -x gdb-init.py")
-    return Path(named).absolute()
+    return [Path(name).absolute() for name in named]
 
 
 def _open_core() -> str | None:

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "session": {"formats", "arch", "memory", "debuginfo", "kernel", "target"},
     "cli": {
         "session",
+        "formats",
         "commands",
         "render",
         "vmlinux",

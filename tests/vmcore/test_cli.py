@@ -63,8 +63,8 @@ def test_no_dump(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("head", "what"),
     [
-        (b"KDUMP   ", "kdump-compressed"),
-        (b"makedumpfile\0\0\0\0", "flattened"),
+        (b"KDUMP   ", "blocks of 0 bytes"),
+        (b"makedumpfile\0\0\0\0", "flattened dumps of type 0"),
         (b"\x28\xb5\x2f\xfd", "decompress it first"),
         (b"\x1f\x8b\x08", "decompress it first"),
         (b"QEVM", "--memory-only"),
@@ -72,7 +72,7 @@ def test_no_dump(tmp_path, capsys):
         (b"hello world", "no known dump format"),
     ],
 )
-def test_what_is_no_elf_vmcore_is_named(tmp_path, capsys, head, what):
+def test_what_is_no_vmcore_is_named(tmp_path, capsys, head, what):
     path = tmp_path / "dump"
     path.write_bytes(head.ljust(8192, b"\0"))
     assert main([str(path), "-c", "kps"]) == 2
