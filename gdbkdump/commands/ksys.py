@@ -13,9 +13,8 @@ from gdbkdump.kernel.mm import totalram_pages
 from gdbkdump.kernel.panic import panic_message, taint_flags
 from gdbkdump.kernel.percpu import cpus
 from gdbkdump.kernel.sched import (
-    default_task,
-    is_alive,
     panic_cpu,
+    panic_task,
     task_problems,
     task_state,
     tasks,
@@ -31,6 +30,11 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.render.model import Block
     from gdbkdump.session import Session
+
+# makedumpfile.h: what the bits of -d leave out.
+_LEFT_OUT = (
+    (1, "zero"), (2, "cache"), (4, "private cache"), (8, "user"), (16, "free"),
+)  # fmt: skip
 
 
 @command(
@@ -68,6 +72,7 @@ def _summary(session: Session) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "KERNEL": str(session.vmlinux) if session.vmlinux else "in the dump itself",
         "DUMPFILE": _dumpfile(session),
+        **_saving(session),
         "CPUS": len(cpus(kernel, "present")),
         "DATE": _either(lambda: _date(kernel)),
         "UPTIME": _either(lambda: _uptime(kernel)),
@@ -97,9 +102,31 @@ def _dumpfile(session: Session) -> Shown:
     flags = []
     if session.dump.excluded:
         flags.append("[PARTIAL DUMP]")
-    if session.dump.missing:
+    if session.dump.is_incomplete:
         flags.append("[INCOMPLETE]")
-    return Shown(" ".join([str(session.path), *flags]), str(session.path))
+    names = ", ".join(str(path) for path in session.dump.paths)
+    return Shown(" ".join([names, *flags]), str(session.path))
+
+
+def _saving(session: Session) -> dict[str, Any]:
+    # What the file itself tells; an ELF vmcore tells little.
+    dump, saving = session.dump, session.dump.saving
+    version = "" if saving.version is None else f" version {saving.version}"
+    fields: dict[str, Any] = {
+        "FORMAT": ", ".join([dump.format + version, *saving.compression])
+    }
+    if any(saving.utsname):
+        fields["HEADER"] = " ".join(decode(name) for name in saving.utsname if name)
+    if saving.dump_level is not None:
+        fields["DUMP LEVEL"] = Shown(_dump_level(saving.dump_level), saving.dump_level)
+    if saving.erased:
+        fields["ERASED"] = "; ".join(decode(line) for line in saving.erased)
+    return fields
+
+
+def _dump_level(level: int) -> str:
+    left_out = [name for bit, name in _LEFT_OUT if level & bit]
+    return f"{level} ({', '.join(left_out)} pages filtered)" if left_out else str(level)
 
 
 def _date(kernel: Kernel) -> Shown | None:
@@ -143,25 +170,20 @@ def _taint_letters(kernel: Kernel) -> str | None:
 
 def _panic(kernel: Kernel) -> Shown | None:
     message = panic_message(kernel)
-    if message is None and is_alive(kernel):
-        return Shown("none: it was alive", None)
     return None if message is None else Shown(f'"{decode(message)}"', message)
 
 
 def _panic_context(kernel: Kernel) -> dict[str, Any]:
     try:
-        task = default_task(kernel)
+        task = panic_task(kernel)
     except KdumpError as error:
         return {"TASK": Absent(reason=str(error))}
     if task is None:
         return {"TASK": Absent(reason="no CPU panicked")}
-    state = task_state(kernel, task)
-    panicked = panic_cpu(kernel)
-    mark = "ACTIVE" if panicked is None else "PANIC"
     return {
         "PID": task.pid,
         "COMMAND": Shown(f'"{decode(task.comm)}"', task.comm),
         "TASK": Address(task.address),
-        "CPU": task.cpu if panicked is None else panicked,
-        "STATE": Shown(f"{state} ({mark})", state),
+        "CPU": panic_cpu(kernel),
+        "STATE": Shown(f"{task_state(kernel, task)} (PANIC)", task_state(kernel, task)),
     }
