@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from gdbkdump.formats.base import Extent
+    from gdbkdump.formats.base import Extent, Note
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
     ReadPhys = Callable[[int, int], bytes]
@@ -34,6 +34,20 @@ class TableEntry:
     level: str
     paddr: int
     value: int
+
+
+class GuestCpu(NamedTuple):
+    """A CPU as the hypervisor saw it when it dumped the machine.
+
+    :param roots: physical addresses where its top page table may be, likeliest first
+    :param levels: of those page tables
+    :param percpu_bases: what may be the address of the kernel's data of this CPU
+    """
+
+    registers: Registers
+    roots: tuple[int, ...]
+    levels: int
+    percpu_bases: tuple[int, ...]
 
 
 class Mapping(NamedTuple):
@@ -104,6 +118,9 @@ class Arch(Protocol):
 
     def parse_prstatus(self, desc: bytes) -> tuple[int, Registers]:
         """Return pid and registers of an NT_PRSTATUS description."""
+
+    def guest_cpus(self, notes: Sequence[Note]) -> list[GuestCpu]:
+        """Return what a hypervisor noted of the CPUs, if it was one that dumped."""
 
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description."""

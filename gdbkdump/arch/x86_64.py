@@ -11,14 +11,14 @@ import struct
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from gdbkdump.arch.base import Mapping, Registers, TableEntry
+from gdbkdump.arch.base import GuestCpu, Mapping, Registers, TableEntry
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gdbkdump.arch.base import ReadPhys
-    from gdbkdump.formats.base import Extent
+    from gdbkdump.formats.base import Extent, Note
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
 START_KERNEL_MAP = 0xFFFFFFFF80000000
@@ -30,6 +30,18 @@ _TABLE = struct.Struct("<512Q")
 _U64 = struct.Struct("<Q")
 # struct elf_prstatus: pr_pid and pr_reg.
 _PRSTATUS = struct.Struct("<32xi76x27Q8x")
+# QEMU's note (target/i386/arch_dump.c: QEMUCPUState): version, size, registers, ten
+# segments of selector, limit, flags, pad and base, cr0 to cr4; then kernel_gs_base
+# since QEMU 3.0.
+_QEMU_CPU = struct.Struct("<II18Q" + "I12xQ" * 10 + "5Q")
+_QEMU_REGISTERS = (
+    "ax", "bx", "cx", "dx", "si", "di", "sp", "bp", "r8", "r9", "r10", "r11", "r12",
+    "r13", "r14", "r15", "ip", "flags",
+)  # fmt: skip
+_QEMU_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss")
+_CR4_LA57 = 1 << 12
+# The kernel's top table and the user's are next to each other, at 8 KiB (pti.h).
+_PTI_USER = 1 << 12
 _LEVELS = ("PTE", "PMD", "PUD", "P4D", "PGD")
 _FLAGS = (
     (0, "PRESENT"), (1, "RW"), (2, "USER"), (3, "PWT"), (4, "PCD"), (5, "ACCESSED"),
@@ -235,6 +247,14 @@ class X86_64:
         pid, *values = _PRSTATUS.unpack(desc[: _PRSTATUS.size].ljust(_PRSTATUS.size))
         return pid, dict(zip(self.registers, values, strict=True))
 
+    def guest_cpus(self, notes: Sequence[Note]) -> list[GuestCpu]:
+        """Return what QEMU noted of the CPUs (``dump-guest-memory``)."""
+        return [
+            _parse_qemu_cpu(note.desc)
+            for note in notes
+            if note.name == b"QEMU" and len(note.desc) >= _QEMU_CPU.size
+        ]
+
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description; registers not named are zero."""
         return _PRSTATUS.pack(pid, *map(registers.get, self.registers, repeat(0)))
@@ -242,3 +262,21 @@ class X86_64:
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode (cs has ring 3)."""
         return registers["cs"] & 3 == 3
+
+
+def _parse_qemu_cpu(desc: bytes) -> GuestCpu:
+    _, _, *words = _QEMU_CPU.unpack_from(desc)
+    registers = dict(zip(_QEMU_REGISTERS, words, strict=False))
+    selectors, bases = words[18:38:2], words[19:38:2]
+    registers |= dict(zip(_QEMU_SEGMENTS, selectors, strict=False))
+    registers |= {"fs_base": bases[3], "gs_base": bases[4]}
+    _, _, _, cr3, cr4 = words[38:]
+    top = cr3 & _PADDR_MASK
+    # With page table isolation user mode has a table that lacks most of the kernel.
+    roots = (top & ~_PTI_USER, top) if top & _PTI_USER else (top,)
+    swapped = desc[_QEMU_CPU.size : _QEMU_CPU.size + 8]
+    percpu = [int.from_bytes(swapped, "little")] if len(swapped) == 8 else []
+    if registers["cs"] & 3 == 0:
+        # Between entry and swapgs it still is in the other register.
+        percpu.insert(0, bases[4])
+    return GuestCpu(registers, roots, 5 if cr4 & _CR4_LA57 else 4, tuple(percpu))

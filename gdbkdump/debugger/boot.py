@@ -36,7 +36,7 @@ from gdbkdump.errors import (
     MismatchError,
     TypeNotFoundError,
 )
-from gdbkdump.kernel.sched import panic_task
+from gdbkdump.kernel.sched import default_task
 from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
@@ -115,7 +115,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
         threads = _load_view(session, folder)
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
-    _select_panic_task(debugger, session)
+    _select_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
     session.load_module = frames.behind(modules.load)
     if vmlinux:
@@ -125,13 +125,13 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     return session
 
 
-def _select_panic_task(debugger: Debugger, session: Session) -> None:
+def _select_task(debugger: Debugger, session: Session) -> None:
     try:
-        panicked = panic_task(session.kernel)
+        task = default_task(session.kernel)
     except KdumpError:
         return  # the banner says so
-    if panicked:
-        debugger.select_task(panicked.address)
+    if task:
+        debugger.select_task(task.address)
 
 
 def _dwarf_types(kernel: Kernel, path: Path | None) -> TypeSource | None:

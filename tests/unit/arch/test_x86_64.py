@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from support.fakes import DictMemory
 from support.mkdump import NX, PRESENT, PSE, RW, PageTables
@@ -10,6 +12,7 @@ from support.mkdump import NX, PRESENT, PSE, RW, PageTables
 from gdbkdump.arch.base import Mapping
 from gdbkdump.arch.x86_64 import X86_64, X86PageTable
 from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.formats.base import Note
 from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
 ROOT = 0x10000
@@ -180,3 +183,54 @@ def test_prstatus_there_and_back():
 def test_the_ring_tells_user_mode():
     assert X86_64().is_user({"cs": 0x33})
     assert not X86_64().is_user({"cs": 0x10})
+
+
+def qemu_note(cs=0x10, cr3=0x1234000, cr4=0, gs=0x5000, kernel_gs=0x6000):
+    """A note of QEMU: 16 registers, rip, rflags, ten segments, cr0 to cr4."""
+    registers = [0x100 + i for i in range(16)] + [0xFFFFFFFF81000000, 0x246]
+    segments = [(cs, 0), (0x2B, 0), (0x2B, 0), (0, 0x7000), (0, gs), (0x18, 0)]
+    segments += [(0, 0)] * 4
+    desc = struct.pack("<II18Q", 1, 440, *registers)
+    desc += b"".join(struct.pack("<I12xQ", *segment) for segment in segments)
+    desc += struct.pack("<5Q", 0x80050033, 0, 0, cr3, cr4)
+    return Note(b"QEMU", 0, desc + struct.pack("<Q", kernel_gs))
+
+
+def test_what_qemu_notes_of_a_cpu():
+    other = Note(b"CORE", 1, bytes(336))
+    (cpu,) = X86_64().guest_cpus([other, qemu_note()])
+    # struct QEMUCPUState begins rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8.
+    names = ("ax", "bx", "cx", "dx", "si", "di", "sp", "bp", "r8")
+    assert [cpu.registers[name] for name in names] == list(range(0x100, 0x109))
+    assert cpu.registers["ip"] == 0xFFFFFFFF81000000
+    assert (cpu.registers["cs"], cpu.registers["ss"]) == (0x10, 0x18)
+    assert (cpu.registers["fs_base"], cpu.registers["gs_base"]) == (0x7000, 0x5000)
+    assert (cpu.roots, cpu.levels) == ((0x1234000,), 4)
+
+
+def test_the_tables_of_a_cpu():
+    def tables_of(**wanted):
+        (cpu,) = X86_64().guest_cpus([qemu_note(**wanted)])
+        return cpu.roots, cpu.levels
+
+    assert tables_of(cr4=1 << 12) == ((0x1234000,), 5)
+    # The lowest bits are a PCID; with page table isolation the user's table is odd.
+    assert tables_of(cr3=0x1235007) == ((0x1234000, 0x1235000), 4)
+
+
+def test_the_per_cpu_base_is_the_kernels_gs():
+    def bases_of(**wanted):
+        (cpu,) = X86_64().guest_cpus([qemu_note(**wanted)])
+        return cpu.percpu_bases
+
+    assert bases_of(cs=0x10) == (0x5000, 0x6000)
+    # In user mode anything may be in GS: a program can set it.
+    assert bases_of(cs=0x33) == (0x6000,)
+
+
+def test_old_and_cut_notes_of_qemu():
+    whole = qemu_note().desc
+    assert len(whole) == 440
+    (old,) = X86_64().guest_cpus([Note(b"QEMU", 0, whole[:432])])
+    assert old.percpu_bases == (0x5000,)
+    assert X86_64().guest_cpus([Note(b"QEMU", 0, whole[:431])]) == []
