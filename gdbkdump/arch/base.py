@@ -58,6 +58,20 @@ class Mapping(NamedTuple):
     size: int
 
 
+class UserPage(NamedTuple):
+    """A leaf of a process's page tables that holds something.
+
+    :param paddr: where the page is, also one that the process may not touch
+        (PROT_NONE); None where there is none
+    :param swap: type and offset of a swap entry, where there is no page
+    """
+
+    vaddr: int
+    size: int
+    paddr: int | None
+    swap: tuple[int, int] = (0, 0)
+
+
 class PageTable(Protocol):
     """One tree of page tables."""
 
@@ -81,6 +95,15 @@ class PageTable(Protocol):
         """Yield all kernel leaves but for tables wholly within a ``skip`` range.
 
         :param unreadable: gets the address of each table that cannot be read
+        """
+
+    def user_pages(
+        self, start: int, end: int, unreadable: list[tuple[int, int]]
+    ) -> Iterator[UserPage]:
+        """Yield the leaves between two user addresses, in order, but for empty ones.
+
+        :param unreadable: gets start and end of what each table that cannot be read
+            maps
         """
 
     def flags(self, value: int) -> str:

@@ -11,7 +11,13 @@ import struct
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from gdbkdump.arch.base import GuestCpu, Mapping, Registers, TableEntry
+from gdbkdump.arch.base import (
+    GuestCpu,
+    Mapping,
+    Registers,
+    TableEntry,
+    UserPage,
+)
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 
 if TYPE_CHECKING:
@@ -24,6 +30,9 @@ if TYPE_CHECKING:
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 _KERNEL_IMAGE_SIZE = 1 << 30
 _PRESENT, _PSE = 1, 0x80
+# In an entry that is not present: its page is there, for nobody to touch.
+_PROTNONE = 0x100
+_TOP_PADDR_BIT = 1 << 51
 _PADDR_MASK = 0x000FFFFFFFFFF000
 _MAX_TABLES = 2048  # 8 MiB
 _TABLE = struct.Struct("<512Q")
@@ -176,9 +185,71 @@ class X86PageTable:
             else:
                 unreadable.append(entry & self._mask)
 
+    def user_pages(
+        self, start: int, end: int, unreadable: list[tuple[int, int]]
+    ) -> Iterator[UserPage]:
+        """Yield the leaves between two user addresses, in order, but for empty ones.
+
+        :param unreadable: gets start and end of what each table that cannot be read
+            maps
+        """
+        return self._user_leaves(self.root, self.levels, 0, start, end, unreadable)
+
+    def _user_leaves(
+        self,
+        table: int,
+        level: int,
+        base: int,
+        start: int,
+        end: int,
+        unreadable: list[tuple[int, int]],
+    ) -> Iterator[UserPage]:
+        shift = 3 + 9 * level
+        size = 1 << shift
+        first = max(0, start - base) >> shift
+        last = min(512, (end - base + size - 1) >> shift)
+        try:
+            entries = _TABLE.unpack(self._read_phys(table, 4096))
+        except FaultError:
+            unreadable.append((max(start, base), min(end, base + 512 * size)))
+            return
+        for i in range(first, last):
+            entry = entries[i]
+            if not entry:
+                continue
+            vaddr = base + (i << shift)
+            if level == 1 or entry & _PSE or not entry & _PRESENT:
+                yield self._user_leaf(vaddr, entry, level)
+            else:
+                yield from self._user_leaves(
+                    entry & self._mask, level - 1, vaddr, start, end, unreadable
+                )
+
+    def _user_leaf(self, vaddr: int, entry: int, level: int) -> UserPage:
+        size = 1 << (3 + 9 * level)
+        if level <= 3:
+            if entry & _PRESENT:
+                return UserPage(vaddr, size, entry & self._mask & -size)
+            # pmd_present() is true of PSE alone: a huge page that is being split.
+            if entry & (_PROTNONE if level == 1 else _PROTNONE | _PSE):
+                return UserPage(vaddr, size, self._hidden_paddr(entry) & -size)
+        return UserPage(vaddr, size, None, _swap_entry(entry))
+
+    def _hidden_paddr(self, entry: int) -> int:
+        # Inverted since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf:
+        # Protect PROT_NONE PTEs against speculation") (in v4.19, and older ones by
+        # backports): no RAM is where the top bit leads.
+        return (~entry if entry & _TOP_PADDR_BIT else entry) & self._mask
+
     def flags(self, value: int) -> str:
         """Return the names of an entry's flags, ``PRESENT|RW|...``."""
         return "|".join(name for bit, name in _FLAGS if value >> bit & 1)
+
+
+def _swap_entry(entry: int) -> tuple[int, int]:
+    # __swp_type() and __swp_offset() since Linux kernel commit bcd11afa7ade
+    # ("x86/speculation/l1tf: Change order of offset/type in swap entry") (in v4.19).
+    return entry >> 59, (~entry << 5 & 0xFFFFFFFFFFFFFFFF) >> 14
 
 
 class X86_64:

@@ -9,7 +9,7 @@ import pytest
 from support.fakes import DictMemory
 from support.mkdump import NX, PRESENT, PSE, RW, PageTables
 
-from gdbkdump.arch.base import Mapping
+from gdbkdump.arch.base import Mapping, UserPage
 from gdbkdump.arch.x86_64 import X86_64, X86PageTable
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 from gdbkdump.formats.base import Note
@@ -234,3 +234,86 @@ def test_old_and_cut_notes_of_qemu():
     (old,) = X86_64().guest_cpus([Note(b"QEMU", 0, whole[:432])])
     assert old.percpu_bases == (0x5000,)
     assert X86_64().guest_cpus([Note(b"QEMU", 0, whole[:431])]) == []
+
+
+# A process: what is there, what was, what may not be touched.
+
+LIMIT = 1 << 47
+
+
+def user(table, start=0, end=LIMIT):
+    unreadable = []
+    return list(table.user_pages(start, end, unreadable)), unreadable
+
+
+def entry_at(made, vaddr, level=1):
+    """Return where the entry of an address is in memory."""
+    table = made.root
+    for depth in range(made.levels, level, -1):
+        at = table + (vaddr >> (3 + 9 * depth) & 511) * 8
+        table = int.from_bytes(made.memory.read(at, 8), "little") & 0xFFFFFFFFFF000
+    return table + (vaddr >> (3 + 9 * level) & 511) * 8
+
+
+def set_entry(made, vaddr, value, level=1):
+    made.memory.words(entry_at(made, vaddr, level), value & (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_user_pages_in_order_and_within_bounds(levels):
+    made, table = tables(levels)
+    made.map(0x400000, 0x1234000)
+    made.map(0x401000, 0x1235000)
+    made.map(0x7F0000200000, 0x40000000, level=2)
+    made.map(0x7FFFFFFFF000, 0x5000)
+    made.map(KERNEL, 0x9000)
+    wanted = [
+        UserPage(0x400000, 4096, 0x1234000),
+        UserPage(0x401000, 4096, 0x1235000),
+        UserPage(0x7F0000200000, 2 * M, 0x40000000),
+        UserPage(0x7FFFFFFFF000, 4096, 0x5000),
+    ]
+    assert user(table) == (wanted, [])
+    assert user(table, 0x401000, 0x402000) == (wanted[1:2], [])
+    # A huge page counts as a whole where only a part is asked for.
+    assert user(table, 0x7F0000300000, 0x7F0000301000) == (wanted[2:3], [])
+    assert user(table, 0x402000, 0x500000) == ([], [])
+
+
+def test_pages_that_nobody_may_touch_are_there():
+    made, table = tables()
+    made.map(0x400000, 0x1000)
+    made.map(0x401000, 0x1000)
+    made.map(0x7F0000200000, 0x40000000, level=2)
+    protnone = 0x100
+    # Inverted against L1TF, and as kernels before that had it.
+    set_entry(made, 0x400000, ~0x1234000 & 0x000FFFFFFFFFF000 | protnone)
+    set_entry(made, 0x401000, 0x1235000 | protnone)
+    huge = ~0x40000000 & 0x000FFFFFFFE00000 | protnone | PSE
+    set_entry(made, 0x7F0000200000, huge, level=2)
+    assert [(leaf.vaddr, leaf.paddr) for leaf in user(table)[0]] == [
+        (0x400000, 0x1234000),
+        (0x401000, 0x1235000),
+        (0x7F0000200000, 0x40000000),
+    ]
+
+
+def test_swap_entries():
+    made, table = tables()
+    made.map(0x400000, 0x1000)
+    type_, offset = 3, 0x12345
+    # __swp_entry(): (~offset << 14 >> 5) | type << 59.
+    value = (~offset << 14 & (1 << 64) - 1) >> 5 | type_ << 59
+    set_entry(made, 0x400000, value)
+    assert user(table)[0] == [UserPage(0x400000, 4096, None, (type_, offset))]
+
+
+def test_user_tables_that_cannot_be_read_say_what_they_map():
+    made, table = tables()
+    made.map(0x400000, 0x1000)
+    made.map(0x800000, 0x2000)
+    set_entry(made, 0x600000, 0x77777000 | PRESENT, level=2)
+    leaves, unreadable = user(table)
+    assert [leaf.vaddr for leaf in leaves] == [0x400000, 0x800000]
+    assert unreadable == [(0x600000, 0x800000)]
+    assert user(table, 0x601000, 0x602000) == ([], [(0x601000, 0x602000)])
