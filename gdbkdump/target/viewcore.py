@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gdbkdump.arch.base import Mapping
 from gdbkdump.formats.notes import NT_PRSTATUS
+from gdbkdump.kernel.initmem import freed_init_memory
 from gdbkdump.target.elfcore import NT_FILE, headers, note
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def kernel_ranges(kernel: Kernel, dump: DumpFile, problems: list[str]) -> list[R
             for start, end, delta in windows
         )
     )
+    gone = freed_init_memory(kernel)
+    if gone:
+        # By the names of what was there gdb would show as its value what is there now.
+        linear = list(_without(linear, gone))
     others = _merge(_mapped_ranges(kernel, runs, problems))
     # The image is above all else, so it comes first; modules are right behind it.
     image = kernel.debuginfo.image[0]
@@ -146,6 +151,12 @@ def _outside(
             if start >= end:
                 return
     yield start, end
+
+
+def _without(ranges: Iterable[Range], gone: tuple[int, int]) -> Iterator[Range]:
+    for start, end, offset in ranges:
+        for low, high in _outside(start, end, [gone]):
+            yield Range(low, high, offset + low - start)
 
 
 def _merge(ranges: Iterable[Range]) -> list[Range]:
