@@ -13,6 +13,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import CorruptError
+from gdbkdump.target.elffile import (
+    ALLOC,
+    EXECINSTR,
+    NOBITS,
+    PROGBITS,
+    Section,
+    elf_file,
+)
 from gdbkdump.unwind.orc import Base, RowKind
 
 if TYPE_CHECKING:
@@ -52,8 +60,6 @@ HEADER = struct.Struct("<II")
 FDE_HEADER = struct.Struct("<IIQQ")
 _MASK = (1 << 64) - 1
 _U32 = struct.Struct("<I")
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
 # Alignments, return address column and the two initial rules of the kernel's CIE.
 _USUAL_CFA = bytes([_DEF_CFA, RSP, _WORD])
 USUAL_CIE = bytes([1, 0x78, RIP]) + _USUAL_CFA + bytes([OFFSET | RIP, 1])
@@ -397,25 +403,14 @@ def _padded(entry: bytes) -> bytes:
     return (len(entry) - 4).to_bytes(4, "little") + entry[4:]
 
 
-def elf_file(debug_frame: bytes) -> bytes:
+def frame_file(debug_frame: bytes) -> bytes:
     """Return an ELF file that has nothing but a ``.debug_frame`` section.
 
     Its .text is empty: it is there for gdb to move, and to have no symbols of.
     """
-    names = b"\0.debug_frame\0.text\0.shstrtab\0"
-    at_names = _EHDR.size + len(debug_frame)
-    at_sections = at_names + len(names) + -(at_names + len(names)) % _WORD
-    sections = [
-        (0, 0, 0, 0, 0, 0),
-        (1, 1, 0, _EHDR.size, len(debug_frame), _WORD),  # PROGBITS
-        (14, 8, 6, _EHDR.size, 0, 16),  # NOBITS, ALLOC | EXECINSTR
-        (20, 3, 0, at_names, len(names), 1),  # STRTAB
-    ]
-    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
-    header = _EHDR.pack(ident, 2, 62, 1, 0, 0, at_sections, 0, _EHDR.size, 0, 0,
-                        _SHDR.size, len(sections), len(sections) - 1)  # fmt: skip
-    table = b"".join(
-        _SHDR.pack(name, type_, flags, 0, offset, size, 0, 0, align, 0)
-        for name, type_, flags, offset, size, align in sections
+    return elf_file(
+        [
+            Section(".debug_frame", PROGBITS, debug_frame, align=_WORD),
+            Section(".text", NOBITS, flags=ALLOC | EXECINSTR, align=16),
+        ]
     )
-    return (header + debug_frame + names).ljust(at_sections, b"\0") + table

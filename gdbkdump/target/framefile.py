@@ -25,8 +25,8 @@ from gdbkdump.target.cfi import (
     Cie,
     Fde,
     Pieces,
-    elf_file,
     found_ops,
+    frame_file,
     handler_ops,
     rule,
     section,
@@ -94,7 +94,7 @@ def kernel_frames(
     if any(start > end for start, end, _ in rows):
         raise CorruptError("ORC: the table of the kernel is not sorted")
     maker = _Maker(kernel, rows, offset, debug_frame)
-    return elf_file(section(maker.fdes(), offset))
+    return frame_file(section(maker.fdes(), offset))
 
 
 def dump_frames(
@@ -118,7 +118,7 @@ def dump_frames(
     fdes = list(pieces.fdes())
     if not has_dwarf:
         fdes += _panic_fdes(kernel, orc)
-    return elf_file(section(fdes, 0))
+    return frame_file(section(fdes, 0))
 
 
 def _panic_fdes(kernel: Kernel, orc: Orc) -> Iterator[Fde]:

@@ -18,7 +18,7 @@ from gdbkdump.target.cfi import (
     Cie,
     Fde,
     Pieces,
-    elf_file,
+    frame_file,
     handler_ops,
     rule,
     section,
@@ -73,7 +73,7 @@ def rules() -> bytes:
         Fde(HANDLER + 0x100, HANDLER + 0x200, Cie.CALL, [(HANDLER + 0x100, switched)]),
         Fde(SWITCHER, SWITCHER + 0x1000, Cie.SWITCH, changed),
     ]
-    return elf_file(section([*pieces.fdes(), *fdes], OFFSET))
+    return frame_file(section([*pieces.fdes(), *fdes], OFFSET))
 
 
 class Memory:
