@@ -35,21 +35,21 @@ MAGIC = b"\x9f\xeb\x01"
 _HEADER = struct.Struct("<HBBIIIII")
 _MAX_BYTES = 256 << 20
 
-(_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _VOLATILE, _CONST,
- _RESTRICT, _FUNC, _FUNC_PROTO, _VAR, _DATASEC, _FLOAT, _DECL_TAG, _TYPE_TAG,
- _ENUM64) = range(1, 20)  # fmt: skip
-_QUALIFIERS = {_VOLATILE: "volatile", _CONST: "const", _RESTRICT: "restrict"}
+(INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST,
+ RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG,
+ ENUM64) = range(1, 20)  # fmt: skip
+_QUALIFIERS = {VOLATILE: "volatile", CONST: "const", RESTRICT: "restrict"}
 # Words after the three of struct btf_type: fixed, and for each of vlen entries.
-_FIXED = {_INT: 1, _ARRAY: 3, _VAR: 1, _DECL_TAG: 1}
+_FIXED = {INT: 1, ARRAY: 3, VAR: 1, DECL_TAG: 1}
 _PER_ENTRY = {
-    _STRUCT: 3, _UNION: 3, _ENUM: 2, _FUNC_PROTO: 2, _DATASEC: 3, _ENUM64: 3,
+    STRUCT: 3, UNION: 3, ENUM: 2, FUNC_PROTO: 2, DATASEC: 3, ENUM64: 3,
 }  # fmt: skip
 _KINDS = {
-    "struct": (_STRUCT,),
-    "union": (_UNION,),
-    "enum": (_ENUM, _ENUM64),
-    "": (_TYPEDEF, _INT, _FLOAT),
-    "function": (_FUNC,),
+    "struct": (STRUCT,),
+    "union": (UNION,),
+    "enum": (ENUM, ENUM64),
+    "": (TYPEDEF, INT, FLOAT),
+    "function": (FUNC,),
 }
 
 
@@ -84,18 +84,36 @@ class Btf:
         self._made: dict[int, Type] = {0: VOID}
 
     @property
+    def words(self) -> array[int]:
+        """The type section, as words."""
+        return self._types
+
+    @property
+    def strings(self) -> bytes:
+        """The string section; the names of a module go on where its base's end."""
+        return self._strings
+
+    @property
+    def first_id(self) -> int:
+        """The id of the first type of this section."""
+        return self._first_id
+
+    @property
     def end_id(self) -> int:
         """The id after the last type."""
-        return self._first_id + len(self._index())
+        return self._first_id + len(self.positions())
 
     @property
     def end_string(self) -> int:
         """The string offset after the last one."""
         return self._first_string + len(self._strings)
 
-    def _index(self) -> array[int]:
-        # Position of each type, by id. One dictionary look-up a type: many share
-        # kind and number of members.
+    def positions(self) -> array[int]:
+        """Return where in ``words`` each type of this section begins, by id.
+
+        :raise CorruptError: the last one is cut, or one is of a kind that is not known
+        """
+        # One dictionary look-up a type: many share kind and number of members.
         if self._ids is None:
             words = self._types
             steps: dict[int, int] = {}
@@ -133,15 +151,17 @@ class Btf:
         :param keyword: ``struct``, ``union``, ``enum``, ``function`` or ``""``
         :raise TypeNotFoundError: there is none
         """
-        found = self._find_id(_KINDS[keyword], name.encode())
+        found = self.find_id(keyword, name)
         if found is not None:
             return self.type(found)
         if self.base:
             return self.base.find(keyword, name)
         raise TypeNotFoundError(f"{keyword} {name}".lstrip())
 
-    def _find_id(self, kinds: tuple[int, ...], name: bytes) -> int | None:
-        strings, key = self._strings, b"\0" + name + b"\0"
+    def find_id(self, keyword: str, name: str) -> int | None:
+        """Return the id of a type of this section by name, or None."""
+        kinds = _KINDS[keyword]
+        strings, key = self._strings, b"\0" + name.encode() + b"\0"
         at = strings.find(key)
         while at >= 0 and name:
             found = self._find_named(kinds, at + 1 + self._first_string)
@@ -168,7 +188,7 @@ class Btf:
         return None
 
     def _id_at(self, position: int) -> int | None:
-        ids = self._index()
+        ids = self.positions()
         i = bisect_left(ids, position)
         return self._first_id + i if i < len(ids) and ids[i] == position else None
 
@@ -176,7 +196,7 @@ class Btf:
         """Yield the names of all types of a keyword (for completion)."""
         kinds = _KINDS[keyword]
         words = self._types
-        for position in self._index():
+        for position in self.positions():
             if words[position] and words[position + 1] >> 24 & 31 in kinds:
                 yield self.name_at(words[position])
 
@@ -201,7 +221,7 @@ class Btf:
         return lambda: self.type(id_)
 
     def _make(self, id_: int) -> Type:
-        ids = self._index()
+        ids = self.positions()
         if not self._first_id <= id_ < self._first_id + len(ids):
             raise CorruptError(f"BTF: no type {id_}")
         at = ids[id_ - self._first_id]
@@ -209,30 +229,30 @@ class Btf:
         kind, count, flag = info >> 24 & 31, info & 0xFFFF, bool(info >> 31)
         name = self.name_at(name_off) if name_off else ""
         body = self._types[at + 3 : at + _step(info)]
-        if kind == _INT:
+        if kind == INT:
             return _make_int(name, word, body[0])
-        if kind in (_STRUCT, _UNION):
-            keyword = "struct" if kind == _STRUCT else "union"
+        if kind in (STRUCT, UNION):
+            keyword = "struct" if kind == STRUCT else "union"
             return StructType(keyword, name, word, self._members(body, flag))
-        if kind == _FWD:
+        if kind == FWD:
             return StructType("union" if flag else "struct", name, 0, (), False)
-        if kind == _PTR:
+        if kind == PTR:
             return PointerType(self._later(word))
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return ArrayType(self._later(body[0]), body[2])
-        if kind in (_ENUM, _ENUM64):
+        if kind in (ENUM, ENUM64):
             return EnumType(name, word, flag, self._values(body, kind, count, flag))
-        if kind == _TYPEDEF:
+        if kind == TYPEDEF:
             return TypedefType(name, self._later(word))
-        if kind == _FUNC:
+        if kind == FUNC:
             return self.type(word)
-        if kind == _FUNC_PROTO:
+        if kind == FUNC_PROTO:
             return FunctionType(self._later(word), self._parameters(body))
-        if kind == _FLOAT:
+        if kind == FLOAT:
             return IntType(name, word, True, is_float=True)
-        if kind in (_VAR, _DECL_TAG):
+        if kind in (VAR, DECL_TAG):
             return self.type(word)
-        if kind == _DATASEC:
+        if kind == DATASEC:
             return StructType("struct", name, word, (), False)
         return QualifiedType(_QUALIFIERS.get(kind, ""), self._later(word))
 
@@ -251,12 +271,12 @@ class Btf:
     def _values(
         self, body: array[int], kind: int, count: int, signed: bool
     ) -> dict[str, int]:
-        width = 3 if kind == _ENUM64 else 2
+        width = 3 if kind == ENUM64 else 2
         values = {}
         for i in range(0, count * width, width):
             value = body[i + 1]
             bits = 32
-            if kind == _ENUM64:
+            if kind == ENUM64:
                 value |= body[i + 2] << 32
                 bits = 64
             if signed and value >> bits - 1:
@@ -281,7 +301,7 @@ def _make_int(name: str, size: int, info: int) -> IntType:
 
 def _step(info: int) -> int:
     kind = info >> 24 & 31
-    if not 1 <= kind <= _ENUM64:
+    if not 1 <= kind <= ENUM64:
         raise CorruptError(f"BTF: unknown kind {kind}")
     return 3 + _FIXED.get(kind, 0) + _PER_ENTRY.get(kind, 0) * (info & 0xFFFF)
 
@@ -310,7 +330,7 @@ def scan(data: bytes) -> tuple[int, int] | None:
         try:
             size = section_size(data[at : at + _HEADER.size])
             if size > 1 << 16 and at + size <= len(data):
-                Btf(data[at : at + size])._index()
+                Btf(data[at : at + size]).positions()
                 return at, size
         except CorruptError:
             pass

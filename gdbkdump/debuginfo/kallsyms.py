@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from itertools import pairwise
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import CorruptError, KdumpError
@@ -169,23 +170,34 @@ class Kallsyms:
 
     def _decode_all(self) -> list[bytes]:
         if self._all is None:
-            names = []
-            blob, token = self._blob, self._tokens.__getitem__
+            names: list[bytes] = []
             position = 0
-            try:
-                for _ in range(self.count):
-                    length = blob[position]
-                    position += 1
-                    if length & 0x80:
-                        length = length & 0x7F | blob[position] << 7
-                        position += 1
-                    end = position + length
-                    names.append(b"".join(map(token, blob[position:end])))
-                    position = end
-            except IndexError:
-                raise CorruptError("kallsyms: the names run past the end") from None
+            for first in range(0, self.count, 256):
+                # Markers were verified to rise, so what contradicts them is the names.
+                if self._markers and self._markers[first >> 8] != position:
+                    raise CorruptError(
+                        f"kallsyms: name {first} is not where it is told"
+                    )
+                try:
+                    position = self._decode_some(names, first, position)
+                except IndexError:
+                    raise CorruptError("kallsyms: the names run past the end") from None
             self._all = names
         return self._all
+
+    def _decode_some(self, names: list[bytes], first: int, position: int) -> int:
+        # Adds up to 256 names; returns where the next one is.
+        blob, token = self._blob, self._tokens.__getitem__
+        for _ in range(first, min(first + 256, self.count)):
+            length = blob[position]
+            position += 1
+            if length & 0x80:
+                length = length & 0x7F | blob[position] << 7
+                position += 1
+            end = position + length
+            names.append(b"".join(map(token, blob[position:end])))
+            position = end
+        return position
 
     def address(self, index: int) -> int:
         """Return the run-time address of a symbol by its index."""
@@ -205,6 +217,44 @@ class Kallsyms:
             self.address(index),
             raw[:1].decode("latin-1"),
         )
+
+    def raw_names(self) -> list[bytes]:
+        """Return the names by index, each with its type letter first.
+
+        They are checked against all that the tables tell of their places and order.
+
+        :raise CorruptError: they are damaged
+        """
+        names = self._decode_all()
+        if self._seqs is None:
+            return names
+        big = b"".join(
+            [b"\0" + self._seqs[i : i + 3] for i in range(0, 3 * self.count, 3)]
+        )
+        order = struct.unpack(f">{self.count}I", big)
+        if max(order) >= self.count or len(set(order)) != self.count:
+            raise CorruptError("kallsyms: seqs_of_names has not each name once")
+        bare = [names[i][1:] for i in order]
+        # CONFIG_LTO_CLANG sorts them without what it adds.
+        if any(a > b and _plain(a) > _plain(b) for a, b in pairwise(bare)):
+            raise CorruptError("kallsyms: the names are not in order")
+        return names
+
+    def addresses(self) -> list[int]:
+        """Return the run-time addresses by index."""
+        offsets, base = self._offsets, self._parts.base
+        if base is None:
+            at = range(self._parts.offsets, self._parts.offsets + 4 * self.count, 4)
+            return list(map(add, at, offsets))
+        if not self._is_percpu_absolute:
+            return [base + (offset & 0xFFFFFFFF) for offset in offsets]
+        return [off if off >= 0 else base - 1 - off for off in offsets]
+
+    def tables(self) -> Iterator[bytes]:
+        """Yield what all symbols follow from, the same wherever the kernel is."""
+        yield self._blob
+        yield self._offsets.tobytes()
+        yield b"\0".join(self._tokens)
 
     # Look-ups
 
@@ -264,6 +314,10 @@ class Kallsyms:
                 self.address(index),
                 chr(raw[0]) if raw else "?",
             )
+
+
+def _plain(name: bytes) -> bytes:
+    return name.partition(b".llvm.")[0]
 
 
 def _read_tokens(reader: Reader, parts: _Parts) -> list[bytes]:

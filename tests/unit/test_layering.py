@@ -25,7 +25,6 @@ MAY_IMPORT = {
     "unwind": {"kernel", "memory", "debuginfo", "arch"},
     "commands": {
         "session",
-        "target",
         "kernel",
         "unwind",
         "memory",

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""gdb without a vmlinux: the frame file alone gives it all frames, if no names."""
+"""gdb without a vmlinux: frame file and symbol file give it all frames, and names."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from gdbkdump.unwind.unwinder import unwind_task
 
 ROOT = Path(__file__).resolve().parents[2]
 THREAD = re.compile(r"^Thread \d+ \(LWP (\d+)")
-FRAME = re.compile(r"^#\d+ +(?:(0x[0-9a-f]+) in \?\? \(\)|(<signal handler called>))")
+FRAME = re.compile(r"^#\d+ +(?:(0x[0-9a-f]+) in (\S+) \(\)|(<signal handler called>))")
 
 
 def backtraces(folder, home):
-    """What gdb prints of each thread: pcs, None for frames that are marked."""
+    """What gdb prints of each thread: pc and name, None for frames that are marked."""
     command = ["gdb", "-nx", "-batch", "-c", folder / "vmcore"]
     command += ["-x", ROOT / "gdb-init.py", "-ex", "thread apply all bt"]
     environment = dict(os.environ, XDG_CACHE_HOME=str(home))
@@ -31,13 +32,13 @@ def backtraces(folder, home):
         command, capture_output=True, text=True, env=environment, cwd=folder, check=True
     )
     assert "Backtrace stopped" not in done.stdout
-    found, pcs = {}, []
+    found, frames = {}, []
     # What gdb says of the user's own core comes before the first thread.
     for line in done.stdout[done.stdout.index("\nThread ") :].splitlines():
         if match := THREAD.match(line):
-            pcs = found[int(match[1])] = []
+            frames = found[int(match[1])] = []
         elif match := FRAME.match(line):
-            pcs.append(int(match[1], 16) if match[1] else None)
+            frames.append((int(match[1], 16), match[2]) if match[1] else None)
         else:
             assert not line.startswith("#"), line
     return found
@@ -61,6 +62,19 @@ def expected(kernel, stack):
     ]
 
 
+def names_at(kernel, found, pc):
+    """The names that a frame may have: gdb looks a caller's call up, not its return."""
+    names = set()
+    for address in (pc, pc - 1):
+        symbol = kernel.debuginfo.symbol_at(address)
+        if symbol is None:
+            names.add("??")
+        else:
+            # gdb takes ".constprop.0" for Ada's, and leaves the number out.
+            names |= {re.sub(r"\.\d+$", "", name) for name in found[symbol.address]}
+    return names
+
+
 def check(directory, folder, home):
     (folder / "vmcore").symlink_to(directory / "vmcore")
     session = open_session(folder / "vmcore")
@@ -70,10 +84,19 @@ def check(directory, folder, home):
         thread.id: expected(kernel, unwind_task(kernel, by_address[thread.task]))
         for thread in kernel_threads(kernel).threads
     }
-    session.close()
+    aliases = defaultdict(set)
+    modules = (module.symbols for module in kernel.debuginfo.modules())
+    for symbols in (kernel.debuginfo.symbol_source, *modules):
+        for symbol in symbols:
+            aliases[symbol.address].add(symbol.name)
     found = backtraces(folder, home)
     assert len(found) > 50
-    assert found == wanted
+    frames = {id_: [f and f[0] for f in frames] for id_, frames in found.items()}
+    assert frames == wanted
+    for pc, name in {f for frames in found.values() for f in frames if f}:
+        bare = re.sub(r"\.\d+$", "", name)
+        assert bare in names_at(kernel, aliases, pc), hex(pc)
+    session.close()
 
 
 @pytest.fixture(scope="module")
