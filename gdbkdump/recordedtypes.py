@@ -22,18 +22,22 @@ if TYPE_CHECKING:
 
 # What the engine asks for by name, in any kernel; a test compares this with the code.
 NEEDED = (
-    "bin_attribute", "btf", "btf_module", "cea_exception_stacks", "cpumask",
-    "dev_printk_info", "entry_stack", "ftrace_ret_stack", "hlist_head", "hlist_node",
-    "inactive_task_frame", "irq_stack", "kernel_param", "list_head", "llist_node",
-    "maple_arange_64", "maple_node", "maple_range_64", "maple_tree", "mm_struct",
-    "mod_kallsyms", "module", "module_sect_attr", "module_sect_attrs", "orc_entry",
-    "page", "pcpu_hot", "prb_desc", "printk_info", "printk_log", "printk_ringbuffer",
+    "address_space", "anon_vma_name", "bin_attribute", "btf", "btf_module",
+    "cea_exception_stacks", "cpumask", "cred", "dentry", "dentry_operations",
+    "dev_printk_info", "entry_stack", "file", "folio", "fpstate", "fpu",
+    "ftrace_ret_stack", "hlist_head", "hlist_node", "inactive_task_frame", "inode",
+    "irq_stack", "kernel_param", "list_head", "llist_node", "maple_arange_64",
+    "maple_node", "maple_range_64", "maple_tree", "mm_struct", "mod_kallsyms", "module",
+    "module_sect_attr", "module_sect_attrs", "mount", "orc_entry", "page", "pcpu_hot",
+    "pid", "prb_desc", "printk_info", "printk_log", "printk_ringbuffer", "pt_regs",
     "radix_tree_node", "radix_tree_root", "rb_node", "rb_root", "rq", "signal_struct",
-    "taint_flag", "task_struct", "thread_union", "timekeeper", "tk_data", "tss_struct",
-    "uts_namespace", "vm_area_struct", "xa_node", "xarray",
+    "taint_flag", "task_struct", "thread_struct", "thread_union", "timekeeper",
+    "tk_data", "tss_struct", "uts_namespace", "vdso_image", "vm_area_struct",
+    "vm_special_mapping", "xa_node", "xarray",
 )  # fmt: skip
 _NEEDED_OTHERS = (
     ("enum", "maple_type"),
+    ("enum", "pageflags"),
     ("", "seqcount_raw_spinlock_t"),
     ("", "seqcount_t"),
     ("", "pid_t"),

@@ -176,7 +176,8 @@ def _open_kernel(
     symbols = symbols or _find_symbols(memory, info, image)
     types = _find_types(memory, symbols, image)
     debuginfo = DebugInfo(types, symbols, image, lambda: module_infos(kernel, problems))
-    kernel = Kernel(memory, debuginfo, arch, info)
+    guest_cpus = arch.guest_cpus(dump.notes)
+    kernel = Kernel(memory, debuginfo, arch, info, guest_cpus)
     _check_banner(kernel)
     if types is None and types_without_btf:
         debuginfo.types = types_without_btf(kernel)

@@ -22,7 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdbkdump"
 
 # gdb's own Python takes its packages from Debian, not from a virtual environment.
-GDB_PACKAGES = ("gdb", "python3-pyelftools", "python3-pygments", "python3-tabulate")
+GDB_PACKAGES = (
+    "gdb",
+    "python3-lzo",
+    "python3-pyelftools",
+    "python3-pygments",
+    "python3-snappy",
+    "python3-tabulate",
+    "python3-zstandard",
+)
 TEST_PACKAGES = ("python3-venv", "python3-pip")
 
 
@@ -68,7 +76,8 @@ def need_all(*, tests: bool) -> None:
 
 def _requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    optional = project["optional-dependencies"]
+    return [*project["dependencies"], *optional["codecs"], *optional["dev"]]
 
 
 def venv() -> Path:
@@ -87,7 +96,7 @@ def _make_venv(needed: list[str]) -> Path:
     directory = CACHE / "venv" / key
     if not (directory / "complete").exists():
         shutil.rmtree(directory, ignore_errors=True)
-        names = " ".join(re.split(r"[<>=~ ]", name)[0] for name in needed)
+        names = " ".join(re.split(r"[<>=~; ]", name)[0] for name in needed)
         with step(f"install into a virtual environment: {names}"):
             _run([sys.executable, "-m", "venv", str(directory)])
             _run([str(directory / "bin/pip"), "install", "-q", *needed])

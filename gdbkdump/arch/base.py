@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from gdbkdump.formats.base import Extent
+    from gdbkdump.formats.base import Extent, Note
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
     ReadPhys = Callable[[int, int], bytes]
@@ -36,12 +36,40 @@ class TableEntry:
     value: int
 
 
+class GuestCpu(NamedTuple):
+    """A CPU as the hypervisor saw it when it dumped the machine.
+
+    :param roots: physical addresses where its top page table may be, likeliest first
+    :param levels: of those page tables
+    :param percpu_bases: what may be the address of the kernel's data of this CPU
+    """
+
+    registers: Registers
+    roots: tuple[int, ...]
+    levels: int
+    percpu_bases: tuple[int, ...]
+
+
 class Mapping(NamedTuple):
     """A leaf of the page tables: ``size`` bytes at ``vaddr`` are those at ``paddr``."""
 
     vaddr: int
     paddr: int
     size: int
+
+
+class UserPage(NamedTuple):
+    """A leaf of a process's page tables that holds something.
+
+    :param paddr: where the page is, also one that the process may not touch
+        (PROT_NONE); None where there is none
+    :param swap: type and offset of a swap entry, where there is no page
+    """
+
+    vaddr: int
+    size: int
+    paddr: int | None
+    swap: tuple[int, int] = (0, 0)
 
 
 class PageTable(Protocol):
@@ -67,6 +95,15 @@ class PageTable(Protocol):
         """Yield all kernel leaves but for tables wholly within a ``skip`` range.
 
         :param unreadable: gets the address of each table that cannot be read
+        """
+
+    def user_pages(
+        self, start: int, end: int, unreadable: list[tuple[int, int]]
+    ) -> Iterator[UserPage]:
+        """Yield the leaves between two user addresses, in order, but for empty ones.
+
+        :param unreadable: gets start and end of what each table that cannot be read
+            maps
         """
 
     def flags(self, value: int) -> str:
@@ -104,6 +141,9 @@ class Arch(Protocol):
 
     def parse_prstatus(self, desc: bytes) -> tuple[int, Registers]:
         """Return pid and registers of an NT_PRSTATUS description."""
+
+    def guest_cpus(self, notes: Sequence[Note]) -> list[GuestCpu]:
+        """Return what a hypervisor noted of the CPUs, if it was one that dumped."""
 
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description."""

@@ -11,25 +11,46 @@ import struct
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from gdbkdump.arch.base import Mapping, Registers, TableEntry
+from gdbkdump.arch.base import (
+    GuestCpu,
+    Mapping,
+    Registers,
+    TableEntry,
+    UserPage,
+)
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gdbkdump.arch.base import ReadPhys
-    from gdbkdump.formats.base import Extent
+    from gdbkdump.formats.base import Extent, Note
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 _KERNEL_IMAGE_SIZE = 1 << 30
 _PRESENT, _PSE = 1, 0x80
+# In an entry that is not present: its page is there, for nobody to touch.
+_PROTNONE = 0x100
+_TOP_PADDR_BIT = 1 << 51
 _PADDR_MASK = 0x000FFFFFFFFFF000
 _MAX_TABLES = 2048  # 8 MiB
 _TABLE = struct.Struct("<512Q")
 _U64 = struct.Struct("<Q")
 # struct elf_prstatus: pr_pid and pr_reg.
 _PRSTATUS = struct.Struct("<32xi76x27Q8x")
+# QEMU's note (target/i386/arch_dump.c: QEMUCPUState): version, size, registers, ten
+# segments of selector, limit, flags, pad and base, cr0 to cr4; then kernel_gs_base
+# since QEMU 3.0.
+_QEMU_CPU = struct.Struct("<II18Q" + "I12xQ" * 10 + "5Q")
+_QEMU_REGISTERS = (
+    "ax", "bx", "cx", "dx", "si", "di", "sp", "bp", "r8", "r9", "r10", "r11", "r12",
+    "r13", "r14", "r15", "ip", "flags",
+)  # fmt: skip
+_QEMU_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss")
+_CR4_LA57 = 1 << 12
+# The kernel's top table and the user's are next to each other, at 8 KiB (pti.h).
+_PTI_USER = 1 << 12
 _LEVELS = ("PTE", "PMD", "PUD", "P4D", "PGD")
 _FLAGS = (
     (0, "PRESENT"), (1, "RW"), (2, "USER"), (3, "PWT"), (4, "PCD"), (5, "ACCESSED"),
@@ -164,9 +185,71 @@ class X86PageTable:
             else:
                 unreadable.append(entry & self._mask)
 
+    def user_pages(
+        self, start: int, end: int, unreadable: list[tuple[int, int]]
+    ) -> Iterator[UserPage]:
+        """Yield the leaves between two user addresses, in order, but for empty ones.
+
+        :param unreadable: gets start and end of what each table that cannot be read
+            maps
+        """
+        return self._user_leaves(self.root, self.levels, 0, start, end, unreadable)
+
+    def _user_leaves(
+        self,
+        table: int,
+        level: int,
+        base: int,
+        start: int,
+        end: int,
+        unreadable: list[tuple[int, int]],
+    ) -> Iterator[UserPage]:
+        shift = 3 + 9 * level
+        size = 1 << shift
+        first = max(0, start - base) >> shift
+        last = min(512, (end - base + size - 1) >> shift)
+        try:
+            entries = _TABLE.unpack(self._read_phys(table, 4096))
+        except FaultError:
+            unreadable.append((max(start, base), min(end, base + 512 * size)))
+            return
+        for i in range(first, last):
+            entry = entries[i]
+            if not entry:
+                continue
+            vaddr = base + (i << shift)
+            if level == 1 or entry & _PSE or not entry & _PRESENT:
+                yield self._user_leaf(vaddr, entry, level)
+            else:
+                yield from self._user_leaves(
+                    entry & self._mask, level - 1, vaddr, start, end, unreadable
+                )
+
+    def _user_leaf(self, vaddr: int, entry: int, level: int) -> UserPage:
+        size = 1 << (3 + 9 * level)
+        if level <= 3:
+            if entry & _PRESENT:
+                return UserPage(vaddr, size, entry & self._mask & -size)
+            # pmd_present() is true of PSE alone: a huge page that is being split.
+            if entry & (_PROTNONE if level == 1 else _PROTNONE | _PSE):
+                return UserPage(vaddr, size, self._hidden_paddr(entry) & -size)
+        return UserPage(vaddr, size, None, _swap_entry(entry))
+
+    def _hidden_paddr(self, entry: int) -> int:
+        # Inverted since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf:
+        # Protect PROT_NONE PTEs against speculation") (in v4.19, and older ones by
+        # backports): no RAM is where the top bit leads.
+        return (~entry if entry & _TOP_PADDR_BIT else entry) & self._mask
+
     def flags(self, value: int) -> str:
         """Return the names of an entry's flags, ``PRESENT|RW|...``."""
         return "|".join(name for bit, name in _FLAGS if value >> bit & 1)
+
+
+def _swap_entry(entry: int) -> tuple[int, int]:
+    # __swp_type() and __swp_offset() since Linux kernel commit bcd11afa7ade
+    # ("x86/speculation/l1tf: Change order of offset/type in swap entry") (in v4.19).
+    return entry >> 59, (~entry << 5 & 0xFFFFFFFFFFFFFFFF) >> 14
 
 
 class X86_64:
@@ -235,6 +318,14 @@ class X86_64:
         pid, *values = _PRSTATUS.unpack(desc[: _PRSTATUS.size].ljust(_PRSTATUS.size))
         return pid, dict(zip(self.registers, values, strict=True))
 
+    def guest_cpus(self, notes: Sequence[Note]) -> list[GuestCpu]:
+        """Return what QEMU noted of the CPUs (``dump-guest-memory``)."""
+        return [
+            _parse_qemu_cpu(note.desc)
+            for note in notes
+            if note.name == b"QEMU" and len(note.desc) >= _QEMU_CPU.size
+        ]
+
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description; registers not named are zero."""
         return _PRSTATUS.pack(pid, *map(registers.get, self.registers, repeat(0)))
@@ -242,3 +333,21 @@ class X86_64:
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode (cs has ring 3)."""
         return registers["cs"] & 3 == 3
+
+
+def _parse_qemu_cpu(desc: bytes) -> GuestCpu:
+    _, _, *words = _QEMU_CPU.unpack_from(desc)
+    registers = dict(zip(_QEMU_REGISTERS, words, strict=False))
+    selectors, bases = words[18:38:2], words[19:38:2]
+    registers |= dict(zip(_QEMU_SEGMENTS, selectors, strict=False))
+    registers |= {"fs_base": bases[3], "gs_base": bases[4]}
+    _, _, _, cr3, cr4 = words[38:]
+    top = cr3 & _PADDR_MASK
+    # With page table isolation user mode has a table that lacks most of the kernel.
+    roots = (top & ~_PTI_USER, top) if top & _PTI_USER else (top,)
+    swapped = desc[_QEMU_CPU.size : _QEMU_CPU.size + 8]
+    percpu = [int.from_bytes(swapped, "little")] if len(swapped) == 8 else []
+    if registers["cs"] & 3 == 0:
+        # Between entry and swapgs it still is in the other register.
+        percpu.insert(0, bases[4])
+    return GuestCpu(registers, roots, 5 if cr4 & _CR4_LA57 else 4, tuple(percpu))

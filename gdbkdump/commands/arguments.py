@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import CommandError, SymbolNotFoundError
 from gdbkdump.kernel.percpu import cpus
 from gdbkdump.kernel.sched import (
-    panic_task,
+    default_task,
     running_tasks,
     task_by_address,
     task_state,
@@ -169,12 +169,14 @@ def select_tasks(session: Session, words: Sequence[str]) -> list[Task]:
 def context_task(session: Session) -> Task:
     """Return the task that commands work on: that of ``kset``, else the panicking one.
 
-    :raise CommandError: no CPU panicked and none was chosen
+    Where no CPU panicked it is that of the first CPU.
+
+    :raise CommandError: it is not known, and none was chosen
     """
     if session.task:
         task = task_by_address(session.kernel, session.task)
     else:
-        task = panic_task(session.kernel)
+        task = default_task(session.kernel)
     if task is None:
-        raise CommandError("no CPU panicked in this dump: say which task, or use kset")
+        raise CommandError("no task is known to begin with: say which, or use kset")
     return task

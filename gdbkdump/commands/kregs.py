@@ -14,7 +14,7 @@ from gdbkdump.commands.taskview import (
     task_line,
 )
 from gdbkdump.errors import CommandError, KdumpError
-from gdbkdump.kernel.panic import cpu_registers
+from gdbkdump.kernel.panic import cpu_registers, unsaved_registers
 from gdbkdump.kernel.sched import current_task, running_tasks
 from gdbkdump.render.model import Listing
 from gdbkdump.unwind.unwinder import unwind_task
@@ -111,7 +111,7 @@ def _saved(session: Session, task: Task, user: bool) -> _Saved:
     except KdumpError as error:
         return _Saved(task, cpu, None, str(error))
     if registers is None:
-        return _Saved(task, cpu, None, f"CPU {cpu} did not answer: registers not saved")
+        return _Saved(task, cpu, None, unsaved_registers(kernel, cpu))
     what = "in user mode" if kernel.arch.is_user(registers) else ""
     return _Saved(task, cpu, registers, what)
 

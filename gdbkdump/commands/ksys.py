@@ -13,8 +13,9 @@ from gdbkdump.kernel.mm import totalram_pages
 from gdbkdump.kernel.panic import panic_message, taint_flags
 from gdbkdump.kernel.percpu import cpus
 from gdbkdump.kernel.sched import (
+    default_task,
+    is_alive,
     panic_cpu,
-    panic_task,
     task_problems,
     task_state,
     tasks,
@@ -170,20 +171,25 @@ def _taint_letters(kernel: Kernel) -> str | None:
 
 def _panic(kernel: Kernel) -> Shown | None:
     message = panic_message(kernel)
+    if message is None and is_alive(kernel):
+        return Shown("none: it was alive", None)
     return None if message is None else Shown(f'"{decode(message)}"', message)
 
 
 def _panic_context(kernel: Kernel) -> dict[str, Any]:
     try:
-        task = panic_task(kernel)
+        task = default_task(kernel)
     except KdumpError as error:
         return {"TASK": Absent(reason=str(error))}
     if task is None:
         return {"TASK": Absent(reason="no CPU panicked")}
+    state = task_state(kernel, task)
+    panicked = panic_cpu(kernel)
+    mark = "ACTIVE" if panicked is None else "PANIC"
     return {
         "PID": task.pid,
         "COMMAND": Shown(f'"{decode(task.comm)}"', task.comm),
         "TASK": Address(task.address),
-        "CPU": panic_cpu(kernel),
-        "STATE": Shown(f"{task_state(kernel, task)} (PANIC)", task_state(kernel, task)),
+        "CPU": task.cpu if panicked is None else panicked,
+        "STATE": Shown(f"{state} ({mark})", state),
     }

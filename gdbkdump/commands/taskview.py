@@ -26,7 +26,10 @@ _ALL = (
     "    R13: {r13:016x}  R14: {r14:016x}  R15: {r15:016x}",
     "    ORIG_RAX: {orig_ax:016x}  CS: {cs:04x}  SS: {ss:04x}",
 )
-_IRET_FRAME = (_ALL[0], "    CS: {cs:04x}  SS: {ss:04x}")
+_SEGMENTS = "    CS: {cs:04x}  SS: {ss:04x}"
+# What a hypervisor sees of a CPU; the kernel's note of a system call is none of it.
+_CPU = (*_ALL[:-1], _SEGMENTS)
+_IRET_FRAME = (_ALL[0], _SEGMENTS)
 _SWITCH_FRAME = (
     "    RIP: {ip:016x}  RSP: {sp:016x}",
     "    RBX: {bx:016x}  RBP: {bp:016x}  R12: {r12:016x}",
@@ -36,8 +39,10 @@ _SWITCH_FRAME = (
 
 def register_lines(registers: Registers) -> Iterator[str]:
     """Yield the lines of a set of registers, as many as were saved."""
-    if "ax" in registers:
+    if "orig_ax" in registers:
         templates: tuple[str, ...] = _ALL
+    elif "ax" in registers:
+        templates = _CPU
     elif "flags" in registers:
         templates = _IRET_FRAME
     else:

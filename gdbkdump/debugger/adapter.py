@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ from gdbkdump.render import json_text, text
 from gdbkdump.render.escape import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from gdbkdump.commands import Command
     from gdbkdump.debugger.parameters import Settings
@@ -30,12 +32,21 @@ _MAX_COMPLETIONS = 2000
 
 
 class Debugger:
-    """What all adapters share: the open dump, the settings, the selected thread."""
+    """What all adapters share: the open dump, the settings, the selected thread.
+
+    :ivar reason: why no dump is open
+    :ivar is_opening: whether a dump is about to take the place of what gdb has open
+    :ivar while_opening: what a front end wants meanwhile
+    :ivar open_pending: opens the dump that is to be opened at first use, or None
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Begin without a dump."""
         self.settings = settings
         self.reason = "no dump is open"
+        self.is_opening = False
+        self.while_opening: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.open_pending: Callable[[], None] | None = None
         self._session: Session | None = None
         self._tasks: dict[int, int] = {}
         self._selected = 0
@@ -50,11 +61,28 @@ class Debugger:
         session.select_task = self.select_task
         session.frame_variables = self.frame_variables
 
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Tell all that look at what gdb opens that this is our doing."""
+        self.is_opening = True
+        try:
+            with self.while_opening():
+                yield
+        finally:
+            self.is_opening = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a dump is open."""
+        return self._session is not None
+
     def session(self) -> Session:
         """Return the open dump.
 
         :raise CommandError: there is none
         """
+        if self.open_pending:
+            self.open_pending()
         if self._session is None:
             raise CommandError(self.reason)
         return self._session

@@ -13,6 +13,7 @@ import gc
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +24,14 @@ import gdb
 from gdbkdump.debugger import console
 from gdbkdump.debugger.adapter import Debugger, register_commands
 from gdbkdump.debugger.banner import banner
+from gdbkdump.debugger.corecommands import watch_core_commands
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
-from gdbkdump.debugger.files import command_line, find_given_vmlinux, find_vmcores
+from gdbkdump.debugger.files import (
+    command_line,
+    find_given_vmlinux,
+    find_vmcores,
+    is_before_files,
+)
 from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
 from gdbkdump.debugger.modules import ModuleLoader
@@ -37,7 +44,7 @@ from gdbkdump.errors import (
     MismatchError,
     TypeNotFoundError,
 )
-from gdbkdump.kernel.sched import panic_task
+from gdbkdump.kernel.sched import default_task
 from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
@@ -48,12 +55,14 @@ from gdbkdump.target.viewcore import kernel_ranges, write_view_core
 from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gdbkdump.debuginfo.base import TypeSource
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.session import Session
     from gdbkdump.vmlinux import Vmlinux
+
+    Open = Callable[[Sequence[Path], Path | None], None]
 
 # The versions after it read DWARF in a few seconds, in the background.
 _LAST_SLOW_VERSION = 14
@@ -68,14 +77,50 @@ def boot() -> None:
     debugger = Debugger(Settings(command_line().is_batch))
     register_commands(debugger)
     register_functions(lambda: debugger.session().kernel)
+
+    def open_and_show(vmcores: Sequence[Path], vmlinux: Path | None) -> None:
+        console.write_lines(lines(banner(open_dump(debugger, vmcores, vmlinux))))
+
+    watch_core_commands(debugger, open_and_show)
+    # gdb imports its server itself, where it is one.
+    if "gdb.dap" in sys.modules:
+        from gdbkdump.debugger import dap
+
+        dap.teach(debugger, open_and_show)
+    if is_before_files():
+        _open_later(debugger, open_and_show)
+    else:
+        _open_given(debugger, open_and_show)
+
+
+def _open_given(debugger: Debugger, open_: Open) -> None:
+    vmcores = find_vmcores()
+    if not vmcores:
+        error = FormatError("no dump was given: gdb VMLINUX VMCORE -x gdb-init.py")
+        # A front end names it later, and who reads us in .gdbinit may never.
+        if command_line().interpreter == "console" and command_line().sources_us:
+            debugger.refuse(error, 2)
+        return
     try:
-        session = open_dump(debugger, find_vmcores(), find_given_vmlinux())
+        open_(vmcores, find_given_vmlinux())
     except MismatchError as error:
         debugger.refuse(error, 3)
     except KdumpError as error:
         debugger.refuse(error, 2)
-    else:
-        console.write_lines(lines(banner(session)))
+
+
+def _open_later(debugger: Debugger, open_: Open) -> None:
+    # Read from .gdbinit: gdb would open the dump after us, in place of our view. So
+    # when it has done that, but before the first command needs it. Only the console
+    # tells of its prompt, and in batch mode nothing happens but commands.
+    def open_once(event: object = None) -> None:
+        if debugger.open_pending is open_once:
+            debugger.open_pending = None
+            _open_given(debugger, open_)
+
+    debugger.open_pending = open_once
+    gdb.events.before_prompt.connect(open_once)
+    gdb.post_event(open_once)
 
 
 def open_dump(
@@ -89,7 +134,7 @@ def open_dump(
     """
     started = time.perf_counter()
     try:
-        with _no_collection():
+        with debugger.opening(), _no_collection():
             session = _open(debugger, vmcores, vmlinux)
     except MismatchError:
         # What gdb has loaded must not answer for another kernel.
@@ -122,7 +167,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
         threads = _load_view(session, folder)
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
-    _select_panic_task(debugger, session)
+    _select_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
     session.load_module = frames.behind(modules.load)
     if vmlinux:
@@ -132,13 +177,13 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     return session
 
 
-def _select_panic_task(debugger: Debugger, session: Session) -> None:
+def _select_task(debugger: Debugger, session: Session) -> None:
     try:
-        panicked = panic_task(session.kernel)
+        task = default_task(session.kernel)
     except KdumpError:
         return  # the banner says so
-    if panicked:
-        debugger.select_task(panicked.address)
+    if task:
+        debugger.select_task(task.address)
 
 
 def _dwarf_types(kernel: Kernel, path: Path | None) -> TypeSource | None:

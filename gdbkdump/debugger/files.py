@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import gdb
 
-from gdbkdump.errors import FormatError
-
 # Options of gdb (gdb/main.c) that take their argument as a word of its own.
 _WITH_ARGUMENT = frozenset(
     ("D", "annotate", "b", "baud", "c", "cd", "command", "core", "d", "data-directory",
@@ -27,26 +25,32 @@ _WITH_ARGUMENT = frozenset(
 )  # fmt: skip
 _CORE_OPTIONS = ("c", "core")
 _EXEC_OPTIONS = ("e", "exec", "s", "symbols", "se")
+_BATCH_OPTIONS = ("batch", "batch-silent", "return-child-result")
+_INTERPRETER_OPTIONS = ("i", "interpreter", "ui")
+_SCRIPT_OPTIONS = ("x", "command", "ex", "eval-command")
 _CORE_FILE = re.compile(r"^Local core dump file:\n\t`(.*?)', file type", re.M | re.S)
 
 
 class CommandLine(NamedTuple):
     """What gdb's own command line says.
 
+    :param sources_us: whether gdb-init.py is read after the files that are named
     :param more: files that gdb ignores: those of a split dump after the first
     """
 
-    exec_file: str | None
-    core_file: str | None
-    is_batch: bool
+    exec_file: str | None = None
+    core_file: str | None = None
+    is_batch: bool = False
     more: tuple[str, ...] = ()
+    interpreter: str = "console"
+    sources_us: bool = False
 
 
 def parse_command_line(words: list[str]) -> CommandLine:
     """Return what the words after ``gdb`` name, as gdb's main() reads them."""
     plain: list[str] = []
-    exec_file = core_file = None
-    is_batch = takes_program_arguments = False
+    options: list[tuple[str, str]] = []
+    takes_program_arguments = False
     rest = iter(words)
     for word in rest:
         if not word.startswith("-") or word == "-":
@@ -56,19 +60,24 @@ def parse_command_line(words: list[str]) -> CommandLine:
             continue
         name, equals, value = word.lstrip("-").partition("=")
         takes_program_arguments |= name in ("args", "no-escape-args")
-        is_batch |= name in ("batch", "batch-silent", "return-child-result")
         if name in _WITH_ARGUMENT and not equals:
             value = next(rest, "")
-        if name in _CORE_OPTIONS:
-            core_file = value
-        elif name in _EXEC_OPTIONS:
-            exec_file = value
-    if plain and exec_file is None:
-        exec_file = plain.pop(0)
-    if plain and core_file is None:
-        core_file = plain.pop(0)
-    more = () if takes_program_arguments else tuple(plain)
-    return CommandLine(exec_file, core_file, is_batch, more)
+        options.append((name, value))
+    last = dict(options)
+    exec_file = _first(last, _EXEC_OPTIONS) or (plain.pop(0) if plain else None)
+    core_file = _first(last, _CORE_OPTIONS) or (plain.pop(0) if plain else None)
+    return CommandLine(
+        exec_file,
+        core_file,
+        any(name in _BATCH_OPTIONS for name in last),
+        () if takes_program_arguments else tuple(plain),
+        _first(last, _INTERPRETER_OPTIONS) or "console",
+        any(n in _SCRIPT_OPTIONS and "gdb-init.py" in value for n, value in options),
+    )
+
+
+def _first(options: dict[str, str], names: tuple[str, ...]) -> str | None:
+    return next((options[name] for name in names if name in options), None)
 
 
 def command_line() -> CommandLine:
@@ -90,22 +99,33 @@ def _without_program(words: list[str]) -> list[str]:
     return rest[1:]
 
 
-def find_vmcores() -> list[Path]:
-    """Return the path of the dump, or the paths of its parts.
+def is_before_files() -> bool:
+    """Tell whether gdb has yet to open the files that its command line names.
 
-    :raise FormatError: none was given
+    It reads .gdbinit before it opens them. One that it refused looks the same, unless
+    the command line says that we are read later.
+    """
+    line = command_line()
+    is_named = bool(line.exec_file or line.core_file)
+    is_open = bool(find_loaded_vmlinux() or open_core())
+    return is_named and not is_open and not line.sources_us
+
+
+def find_vmcores() -> list[Path]:
+    """Return the path of the dump that gdb was started on, or the paths of its parts.
+
+    There are none if it was started on no dump.
     """
     given = command_line()
     named = os.environ.get("GDBKDUMP_VMCORE", "").split("\n")
     if named == [""]:
-        first = _open_core() or given.core_file
+        first = open_core() or given.core_file
         named = [first, *given.more] if first else []
-    if not named:
-        raise FormatError("no dump was given: gdb VMLINUX VMCORE -x gdb-init.py")
     return [Path(name).absolute() for name in named]
 
 
-def _open_core() -> str | None:
+def open_core() -> str | None:
+    """Return the path of the core that gdb has open, or None."""
     inferior = gdb.selected_inferior()
     # gdb.Inferior.corefile came with gdb 18.
     corefile = getattr(inferior, "corefile", None)
@@ -117,9 +137,15 @@ def _open_core() -> str | None:
 
 def find_given_vmlinux() -> Path | None:
     """Return the path of the vmlinux that was given, or None."""
+    named = os.environ.get("GDBKDUMP_VMLINUX")
+    found = Path(named).absolute() if named else find_loaded_vmlinux()
+    # One that gdb refused must be refused here too, not passed over.
+    refused = command_line().exec_file
+    return found or (Path(refused).absolute() if refused else None)
+
+
+def find_loaded_vmlinux() -> Path | None:
+    """Return the path of the program that gdb has loaded, or None."""
     progspace = gdb.current_progspace()
     loaded = progspace.filename if progspace else None
-    named = os.environ.get("GDBKDUMP_VMLINUX") or loaded
-    # One that gdb refused must be refused here too, not passed over.
-    named = named or command_line().exec_file
-    return Path(named).absolute() if named else None
+    return Path(loaded).absolute() if loaded else None

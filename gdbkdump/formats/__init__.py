@@ -77,6 +77,32 @@ def is_executable(path: Path) -> bool:
     return head[:4] == b"\x7fELF" and head[16:18] in (b"\1\0", b"\2\0", b"\3\0")
 
 
+def is_process_core(path: Path) -> bool:
+    """Tell whether a file is an ELF core of no kernel, which is gdb's own business.
+
+    A process has an auxiliary vector, and no physical addresses (fs/binfmt_elf.c).
+    """
+    from gdbkdump.formats.elf import ElfDump
+    from gdbkdump.formats.notes import NT_AUXV
+
+    try:
+        file = PlainFile(path)
+    except FormatError:
+        return False
+    try:
+        if file.read_header(0, 4) != b"\x7fELF":
+            return False
+        dump = ElfDump(file)
+        if not any(extent.paddr for extent in dump.extents):
+            return True
+        notes = dump.notes
+        return any(note.name == b"CORE" and note.type == NT_AUXV for note in notes)
+    except (FormatError, OSError):
+        return False
+    finally:
+        file.close()
+
+
 def _close(files: Sequence[DumpBytes]) -> None:
     for file in files:
         file.close()

@@ -12,7 +12,7 @@ from gdbkdump.memory.reader import Reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gdbkdump.arch.base import Arch
+    from gdbkdump.arch.base import Arch, GuestCpu
     from gdbkdump.debuginfo.base import DebugInfo
     from gdbkdump.debuginfo.layout import StructType
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
@@ -25,6 +25,8 @@ class Kernel:
     """One kernel in a dump; the functions of this room take it as first argument.
 
     Functions keep what they found with ``once()``.
+
+    :ivar guest_cpus: the CPUs as a hypervisor saw them, if it was one that dumped
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Kernel:
         debuginfo: DebugInfo,
         arch: Arch,
         vmcoreinfo: VmcoreInfo | None,
+        guest_cpus: Sequence[GuestCpu] = (),
     ) -> None:
         """Put the parts together; nothing is read."""
         self.memory = memory
         self.debuginfo = debuginfo
         self.arch = arch
         self.vmcoreinfo = vmcoreinfo
+        self.guest_cpus = guest_cpus
         self.reader = Reader(memory)
         self._kept: dict[object, Any] = {}
         self.page_size = 1 << arch.page_shift

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FaultError, FormatError, SymbolNotFoundError
 from gdbkdump.formats.notes import NT_PRSTATUS
-from gdbkdump.kernel.percpu import per_cpu_ptr
+from gdbkdump.kernel.percpu import cpus, per_cpu_offset, per_cpu_ptr
 from gdbkdump.kernel.printk import printk_records
+from gdbkdump.kernel.timekeeping import crash_time
 
 if TYPE_CHECKING:
     from gdbkdump.arch.base import Registers
@@ -37,10 +38,16 @@ def cpu_registers(kernel: Kernel, cpu: int) -> Registers | None:
     """Return a CPU's registers at the crash, or None where it saved none.
 
     From the per-CPU ``crash_notes`` (``kernel/crash_core.c``: ``crash_save_cpu()``), as
-    the order of the notes in the file is not that of the CPUs.
+    the order of the notes in the file is not that of the CPUs. Without kdump those stay
+    empty, and a hypervisor's notes tell.
 
     :raise FaultError: the note cannot be read
     """
+    saved = _saved_registers(kernel, cpu)
+    return saved or _guest_registers(kernel).get(cpu)
+
+
+def _saved_registers(kernel: Kernel, cpu: int) -> Registers | None:
     try:
         notes = kernel.reader.u64(kernel.symbol("crash_notes"))
     except SymbolNotFoundError:
@@ -57,6 +64,31 @@ def cpu_registers(kernel: Kernel, cpu: int) -> Registers | None:
         return kernel.arch.parse_prstatus(kernel.reader.read(start, desc_size))[1]
     except FormatError:
         return None
+
+
+def _guest_registers(kernel: Kernel) -> dict[int, Registers]:
+    return kernel.once("guest registers", lambda: _match_guest_cpus(kernel))
+
+
+def _match_guest_cpus(kernel: Kernel) -> dict[int, Registers]:
+    # The kernel's number of a CPU need not be the hypervisor's, but each CPU knows the
+    # address of its own data. After kdump it is another kernel that runs on them.
+    if crash_time(kernel) is not None:
+        return {}
+    by_base = {per_cpu_offset(kernel, cpu): cpu for cpu in cpus(kernel, "possible")}
+    found = {}
+    for guest in kernel.guest_cpus:
+        base = next((base for base in guest.percpu_bases if base in by_base), None)
+        if base is not None:
+            found[by_base[base]] = guest.registers
+    return found
+
+
+def unsaved_registers(kernel: Kernel, cpu: int) -> str:
+    """Return why there are no registers of a CPU."""
+    if crash_time(kernel) is None:
+        return f"the registers of CPU {cpu} are not in the dump"
+    return f"CPU {cpu} was offline or did not answer: registers not saved"
 
 
 def panic_message(kernel: Kernel) -> bytes | None:

@@ -62,5 +62,19 @@ def per_cpu(kernel: Kernel, symbol: str, cpu: int) -> int:
     return per_cpu_ptr(kernel, kernel.symbol(symbol), cpu)
 
 
+def is_per_cpu(kernel: Kernel, name: str, address: int) -> bool:
+    """Tell whether a symbol of this name and address is a per-CPU variable.
+
+    No CPU's data is there: on x86-64 the addresses count from 0 until commit
+    9d7de2aa8b41 ("x86/percpu/64: Use relative percpu offsets") in v6.15; since then
+    they are where the first values lay at boot, in memory that was given back. What
+    the linker threw away is at 0 too, but is no symbol of the kernel.
+    """
+    start, end = kernel.symbol("__per_cpu_start"), kernel.symbol("__per_cpu_end")
+    return start <= address < end and any(
+        symbol.address == address for symbol in kernel.debuginfo.symbols(name)
+    )
+
+
 def _ranges(numbers: dict[int, int]) -> str:
     return f"{min(numbers)}-{max(numbers)}" if numbers else "none"

@@ -267,10 +267,27 @@ def panic_cpu(kernel: Kernel) -> int | None:
     return None
 
 
+def is_alive(kernel: Kernel) -> bool:
+    """Tell whether the kernel says that no CPU panicked (PANIC_CPU_INVALID)."""
+    try:
+        return kernel.reader.i32(kernel.symbol("panic_cpu")) == -1
+    except (SymbolNotFoundError, FaultError):
+        return False
+
+
 def panic_task(kernel: Kernel) -> Task | None:
     """Return the task that was on the CPU that panicked, or None."""
     cpu = panic_cpu(kernel)
     return None if cpu is None else current_task(kernel, cpu)
+
+
+def default_task(kernel: Kernel) -> Task | None:
+    """Return the task to begin with: the panicking one, else that on the first CPU."""
+    if panic_cpu(kernel) is not None:
+        return panic_task(kernel)
+    chosen = (cpu for cpu, current, _ in _runqueues(kernel)[0] if current)
+    first = min(chosen, default=None)
+    return None if first is None else current_task(kernel, first)
 
 
 def _read_state_letters(kernel: Kernel) -> list[str]:

@@ -17,7 +17,7 @@ from gdbkdump.memory.virtual import MappedMemory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gdbkdump.arch.base import Arch, Mapping, PageTable, TableEntry
+    from gdbkdump.arch.base import Arch, Mapping, PageTable, TableEntry, UserPage
     from gdbkdump.formats.base import DumpFile, Report
 
 _NOTE_NAME = b"VMCOREINFO\0\0"
@@ -142,6 +142,11 @@ class _NoTables:
 
     def with_root(self, root: int) -> PageTable:
         return self
+
+    def user_pages(
+        self, start: int, end: int, unreadable: list[tuple[int, int]]
+    ) -> Iterator[UserPage]:
+        return iter(())
 
     def walk(self, vaddr: int) -> list[TableEntry]:
         return []

@@ -13,10 +13,12 @@ import os
 import struct
 from bisect import bisect_right
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gdbkdump.arch.base import Mapping
 from gdbkdump.formats.notes import NT_PRSTATUS
+from gdbkdump.kernel.initmem import freed_init_memory
+from gdbkdump.target.elfcore import NT_FILE, headers, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.target.threads import KernelThread
 
-_NT_FILE = 0x46494C45
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_NOTE = struct.Struct("<III")
 _RANGE = struct.Struct("<QQQ")
 # gdb looks ranges up one after the other: 8 ns each, and opening takes 0.8 s for these.
 MAX_RANGES = 100_000
@@ -84,6 +82,10 @@ def kernel_ranges(kernel: Kernel, dump: DumpFile, problems: list[str]) -> list[R
             for start, end, delta in windows
         )
     )
+    gone = freed_init_memory(kernel)
+    if gone:
+        # By the names of what was there gdb would show as its value what is there now.
+        linear = list(_without(linear, gone))
     others = _merge(_mapped_ranges(kernel, runs, problems))
     # The image is above all else, so it comes first; modules are right behind it.
     image = kernel.debuginfo.image[0]
@@ -151,6 +153,12 @@ def _outside(
     yield start, end
 
 
+def _without(ranges: Iterable[Range], gone: tuple[int, int]) -> Iterator[Range]:
+    for start, end, offset in ranges:
+        for low, high in _outside(start, end, [gone]):
+            yield Range(low, high, offset + low - start)
+
+
 def _merge(ranges: Iterable[Range]) -> list[Range]:
     merged: list[Range] = []
     last_end = last_file = -1
@@ -174,27 +182,24 @@ def write_view_core(
 
     :param vmcore: the dump that the ranges lie in; its path goes into the core
     """
-    notes = [_note(NT_PRSTATUS, arch.make_prstatus(t.id, t.registers)) for t in threads]
-    notes.append(_note(_NT_FILE, _file_table(ranges, vmcore)))
-    size = sum(map(len, notes))
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    start = _EHDR.size + _PHDR.size
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(
-            _EHDR.pack(ident, 4, arch.machine, 1, 0, _EHDR.size, 0, 0, _EHDR.size,
-                       _PHDR.size, 1, 0, 0, 0)
-        )  # fmt: skip
-        file.write(_PHDR.pack(4, 0, start, 0, 0, size, size, 4))
+    notes = [note(NT_PRSTATUS, arch.make_prstatus(t.id, t.registers)) for t in threads]
+    notes.append(note(NT_FILE, file_table(ranges, vmcore)))
+    with open_private(target) as file:
+        file.write(headers(arch.machine, sum(map(len, notes)), []))
         file.writelines(notes)
 
 
-def _note(type_: int, desc: bytes) -> bytes:
-    padding = bytes(-len(desc) % 4)
-    return _NOTE.pack(5, len(desc), type_) + b"CORE\0\0\0\0" + desc + padding
+def open_private(path: Path) -> BinaryIO:
+    """Open a new file that only its owner may read, to write to it.
+
+    :raise OSError: it is there, or cannot be made
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return open(fd, "wb")
 
 
-def _file_table(ranges: Sequence[Range], vmcore: Path) -> bytes:
+def file_table(ranges: Sequence[Range], vmcore: Path) -> bytes:
+    """Return an NT_FILE description that maps the ranges onto the dump."""
     # Offsets count pages of "page_size" bytes; with 1 they need no alignment.
     name = os.fsencode(os.path.abspath(vmcore)) + b"\0"
     table = b"".join([_RANGE.pack(*item) for item in ranges])

@@ -20,7 +20,7 @@ from gdbkdump.errors import (
     SymbolNotFoundError,
     TypeNotFoundError,
 )
-from gdbkdump.kernel.panic import cpu_registers
+from gdbkdump.kernel.panic import cpu_registers, unsaved_registers
 from gdbkdump.kernel.sched import running_tasks
 from gdbkdump.unwind.calls import Calls
 from gdbkdump.unwind.frame import Frame, FrameKind, Stack, StackEnd, UnwindError
@@ -159,10 +159,8 @@ class Unwinder:
         if registers is None:
             # thread.sp of a task on a CPU is that of its last switch: stale.
             stack.end = StackEnd.UNSAVED
-            stack.reason = (
-                f"CPU {cpu} was offline or did not answer: registers not saved, so its"
-                " stack is not shown"
-            )
+            reason = unsaved_registers(self.kernel, cpu)
+            stack.reason = f"{reason}, so its stack is not shown"
         elif self.kernel.arch.is_user(registers):
             stack.end = StackEnd.USER
             stack.user_registers = registers

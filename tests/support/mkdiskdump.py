@@ -121,12 +121,17 @@ class KdumpFile:
             if page is None:
                 entry = (0, 0, 0)
             else:
-                flag, packed = page if isinstance(page, tuple) else self.pack(page)
+                flag, packed = page if isinstance(page, tuple) else self._pack(page)
                 entry = (start + len(data), len(packed), flag)
                 data += packed
             entry = self.descriptors.get(index, entry)
             descriptors.append(struct.pack("<QIIQ", *entry, 0))
         return b"".join(descriptors), data
+
+    def _pack(self, page: bytes) -> tuple[int, bytes]:
+        # As makedumpfile: what does not shrink stays as it is.
+        flag, packed = self.pack(page)
+        return (flag, packed) if len(packed) < len(page) else (0, page)
 
     def write(self, path: Path, size: int | None = None) -> Path:
         """Write the file, or its first ``size`` bytes."""

@@ -3,11 +3,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
+import sys
 from pathlib import Path
 
-INIT = Path(__file__).resolve().parents[2] / "gdb-init.py"
+ROOT = Path(__file__).resolve().parents[2]
+INIT = ROOT / "gdb-init.py"
+
+
+@functools.cache
+def newest_gdb() -> Path:
+    """Return a gdb newer than Debian's; it needs VIRTUAL_ENV to be our Python's."""
+    code = "import host; print(host.newest_gdb())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, PYTHONPATH=str(ROOT / "test-kernels")),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return Path(done.stdout.strip())
 
 
 def run_gdb(vmlinux: Path, vmcore: Path, *commands: str) -> str:

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "unwind": {"kernel", "memory", "debuginfo", "arch"},
     "commands": {
         "session",
+        "target",
         "kernel",
         "unwind",
         "memory",

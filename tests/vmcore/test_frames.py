@@ -10,7 +10,8 @@ import gdb
 import pytest
 
 from gdbkdump.debugger import console
-from gdbkdump.kernel.sched import panic_task, tasks
+from gdbkdump.kernel.sched import is_alive, panic_task, tasks
+from gdbkdump.kernel.timekeeping import crash_time
 from gdbkdump.session import open_session
 from gdbkdump.target.threads import kernel_threads
 from gdbkdump.unwind.frame import FrameKind, Stack, StackEnd
@@ -133,7 +134,9 @@ def test_locals_of_c_functions_are_there(kernel: Kernel) -> None:
     assert compared > 5
 
 
-def test_where_the_panicking_cpu_saved_its_registers() -> None:
+def test_where_the_panicking_cpu_saved_its_registers(kernel: Kernel) -> None:
+    if crash_time(kernel) is None:
+        pytest.skip("without kdump no CPU saved any")
     gdb.execute("kset -p", to_string=True)
     names = [frame.name() for frame in native().frames]
     if "panic" in names:
@@ -145,6 +148,8 @@ def test_where_the_panicking_cpu_saved_its_registers() -> None:
 def test_our_rules_have_to_come_before_those_of_the_vmlinux(kernel: Kernel) -> None:
     # The last test, as it takes our rules away.
     task = panic_task(kernel)
+    if is_alive(kernel):
+        pytest.skip("no CPU panicked")
     assert task
     stack = unwind_task(kernel, task)
     rows = [open_orc(kernel).find(frame.pc) for frame in stack.frames]

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from support.fakes import DictMemory
 from support.mkdump import NX, PRESENT, PSE, RW, PageTables
 
-from gdbkdump.arch.base import Mapping
+from gdbkdump.arch.base import Mapping, UserPage
 from gdbkdump.arch.x86_64 import X86_64, X86PageTable
 from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.formats.base import Note
 from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
 ROOT = 0x10000
@@ -180,3 +183,137 @@ def test_prstatus_there_and_back():
 def test_the_ring_tells_user_mode():
     assert X86_64().is_user({"cs": 0x33})
     assert not X86_64().is_user({"cs": 0x10})
+
+
+def qemu_note(cs=0x10, cr3=0x1234000, cr4=0, gs=0x5000, kernel_gs=0x6000):
+    """A note of QEMU: 16 registers, rip, rflags, ten segments, cr0 to cr4."""
+    registers = [0x100 + i for i in range(16)] + [0xFFFFFFFF81000000, 0x246]
+    segments = [(cs, 0), (0x2B, 0), (0x2B, 0), (0, 0x7000), (0, gs), (0x18, 0)]
+    segments += [(0, 0)] * 4
+    desc = struct.pack("<II18Q", 1, 440, *registers)
+    desc += b"".join(struct.pack("<I12xQ", *segment) for segment in segments)
+    desc += struct.pack("<5Q", 0x80050033, 0, 0, cr3, cr4)
+    return Note(b"QEMU", 0, desc + struct.pack("<Q", kernel_gs))
+
+
+def test_what_qemu_notes_of_a_cpu():
+    other = Note(b"CORE", 1, bytes(336))
+    (cpu,) = X86_64().guest_cpus([other, qemu_note()])
+    # struct QEMUCPUState begins rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8.
+    names = ("ax", "bx", "cx", "dx", "si", "di", "sp", "bp", "r8")
+    assert [cpu.registers[name] for name in names] == list(range(0x100, 0x109))
+    assert cpu.registers["ip"] == 0xFFFFFFFF81000000
+    assert (cpu.registers["cs"], cpu.registers["ss"]) == (0x10, 0x18)
+    assert (cpu.registers["fs_base"], cpu.registers["gs_base"]) == (0x7000, 0x5000)
+    assert (cpu.roots, cpu.levels) == ((0x1234000,), 4)
+
+
+def test_the_tables_of_a_cpu():
+    def tables_of(**wanted):
+        (cpu,) = X86_64().guest_cpus([qemu_note(**wanted)])
+        return cpu.roots, cpu.levels
+
+    assert tables_of(cr4=1 << 12) == ((0x1234000,), 5)
+    # The lowest bits are a PCID; with page table isolation the user's table is odd.
+    assert tables_of(cr3=0x1235007) == ((0x1234000, 0x1235000), 4)
+
+
+def test_the_per_cpu_base_is_the_kernels_gs():
+    def bases_of(**wanted):
+        (cpu,) = X86_64().guest_cpus([qemu_note(**wanted)])
+        return cpu.percpu_bases
+
+    assert bases_of(cs=0x10) == (0x5000, 0x6000)
+    # In user mode anything may be in GS: a program can set it.
+    assert bases_of(cs=0x33) == (0x6000,)
+
+
+def test_old_and_cut_notes_of_qemu():
+    whole = qemu_note().desc
+    assert len(whole) == 440
+    (old,) = X86_64().guest_cpus([Note(b"QEMU", 0, whole[:432])])
+    assert old.percpu_bases == (0x5000,)
+    assert X86_64().guest_cpus([Note(b"QEMU", 0, whole[:431])]) == []
+
+
+# A process: what is there, what was, what may not be touched.
+
+LIMIT = 1 << 47
+
+
+def user(table, start=0, end=LIMIT):
+    unreadable = []
+    return list(table.user_pages(start, end, unreadable)), unreadable
+
+
+def entry_at(made, vaddr, level=1):
+    """Return where the entry of an address is in memory."""
+    table = made.root
+    for depth in range(made.levels, level, -1):
+        at = table + (vaddr >> (3 + 9 * depth) & 511) * 8
+        table = int.from_bytes(made.memory.read(at, 8), "little") & 0xFFFFFFFFFF000
+    return table + (vaddr >> (3 + 9 * level) & 511) * 8
+
+
+def set_entry(made, vaddr, value, level=1):
+    made.memory.words(entry_at(made, vaddr, level), value & (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_user_pages_in_order_and_within_bounds(levels):
+    made, table = tables(levels)
+    made.map(0x400000, 0x1234000)
+    made.map(0x401000, 0x1235000)
+    made.map(0x7F0000200000, 0x40000000, level=2)
+    made.map(0x7FFFFFFFF000, 0x5000)
+    made.map(KERNEL, 0x9000)
+    wanted = [
+        UserPage(0x400000, 4096, 0x1234000),
+        UserPage(0x401000, 4096, 0x1235000),
+        UserPage(0x7F0000200000, 2 * M, 0x40000000),
+        UserPage(0x7FFFFFFFF000, 4096, 0x5000),
+    ]
+    assert user(table) == (wanted, [])
+    assert user(table, 0x401000, 0x402000) == (wanted[1:2], [])
+    # A huge page counts as a whole where only a part is asked for.
+    assert user(table, 0x7F0000300000, 0x7F0000301000) == (wanted[2:3], [])
+    assert user(table, 0x402000, 0x500000) == ([], [])
+
+
+def test_pages_that_nobody_may_touch_are_there():
+    made, table = tables()
+    made.map(0x400000, 0x1000)
+    made.map(0x401000, 0x1000)
+    made.map(0x7F0000200000, 0x40000000, level=2)
+    protnone = 0x100
+    # Inverted against L1TF, and as kernels before that had it.
+    set_entry(made, 0x400000, ~0x1234000 & 0x000FFFFFFFFFF000 | protnone)
+    set_entry(made, 0x401000, 0x1235000 | protnone)
+    huge = ~0x40000000 & 0x000FFFFFFFE00000 | protnone | PSE
+    set_entry(made, 0x7F0000200000, huge, level=2)
+    assert [(leaf.vaddr, leaf.paddr) for leaf in user(table)[0]] == [
+        (0x400000, 0x1234000),
+        (0x401000, 0x1235000),
+        (0x7F0000200000, 0x40000000),
+    ]
+
+
+def test_swap_entries():
+    made, table = tables()
+    made.map(0x400000, 0x1000)
+    type_, offset = 3, 0x12345
+    # __swp_entry(): (~offset << 14 >> 5) | type << 59.
+    value = (~offset << 14 & (1 << 64) - 1) >> 5 | type_ << 59
+    set_entry(made, 0x400000, value)
+    assert user(table)[0] == [UserPage(0x400000, 4096, None, (type_, offset))]
+
+
+def test_user_tables_that_cannot_be_read_say_what_they_map():
+    made, table = tables()
+    made.map(0x400000, 0x1000)
+    made.map(0x800000, 0x2000)
+    set_entry(made, 0x600000, 0x77777000 | PRESENT, level=2)
+    leaves, unreadable = user(table)
+    assert [leaf.vaddr for leaf in leaves] == [0x400000, 0x800000]
+    assert unreadable == [(0x600000, 0x800000)]
+    assert user(table, 0x601000, 0x602000) == ([], [(0x601000, 0x602000)])

@@ -207,7 +207,7 @@ def test_a_cpu_that_did_not_answer(machine, on_cpu):
     stack = machine.unwind()
     # thread.sp would give a frame; it is that of the last switch.
     assert (stack.end, stack.frames) == (StackEnd.UNSAVED, [])
-    assert "CPU 0 was offline or did not answer: registers not saved" in stack.reason
+    assert "the registers of CPU 0 are not in the dump" in stack.reason
 
 
 def test_from_the_nmi_stack_to_the_task_stack(machine, on_cpu):

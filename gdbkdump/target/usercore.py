@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Core files of a process: a whole one for any debugger, and a view onto the dump.
+
+Mirrors ``fs/binfmt_elf.c`` (``elf_core_dump()``). Zeros that were never written are a
+PT_LOAD without bytes in the file, which debuggers read as zeros; what is not in the
+dump has no PT_LOAD, so that they say it cannot be read.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from gdbkdump.formats.notes import NT_PRSTATUS
+from gdbkdump.kernel.process import auxv, process_facts
+from gdbkdump.kernel.userregs import user_registers
+from gdbkdump.target.elfcore import (
+    NT_AUXV,
+    NT_FILE,
+    NT_FPREGSET,
+    NT_PRPSINFO,
+    NT_X86_XSTATE,
+    Load,
+    headers,
+    headers_size,
+    note,
+)
+from gdbkdump.target.viewcore import MAX_RANGES, Range, file_table, open_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from gdbkdump.formats.base import DumpFile
+    from gdbkdump.kernel.base import Kernel
+    from gdbkdump.kernel.process import Process
+    from gdbkdump.kernel.sched import Task
+    from gdbkdump.kernel.userregs import UserRegisters
+    from gdbkdump.target.userimage import MappingImage, Run, UserImage
+
+    Report = Callable[[str, int, int], None]
+
+_PRPSINFO = struct.Struct("<BcBb4xQIIiiii16s80s")
+_PAGE = 4096
+_PIECE = 1 << 20
+_ZEROS = bytes(_PAGE)
+_WORD3 = struct.Struct("<QQQ")
+
+
+class UserThread(NamedTuple):
+    """A thread and its registers of user mode."""
+
+    task: Task
+    state: UserRegisters
+
+
+def user_threads(kernel: Kernel, process: Process) -> list[UserThread]:
+    """Return all threads of a process, those without registers too."""
+    return [UserThread(task, user_registers(kernel, task)) for task in process.threads]
+
+
+class ProcessCore:
+    """The core file of a process, laid out and not yet written.
+
+    :param first: the thread that debuggers select; the process's first if it has no
+        registers
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        process: Process,
+        image: UserImage,
+        threads: Sequence[UserThread],
+        first: Task,
+    ) -> None:
+        """Lay it out.
+
+        :raise KdumpError: what notes tell of the process cannot be read
+        """
+        self._machine = kernel.arch.machine
+        self._image = image
+        self._chunks = [chunk for each in image.mappings for chunk in _chunks(each)]
+        self._notes = list(process_notes(kernel, process, threads, first))
+        self._notes.append(note(NT_FILE, _mapped_files(image)))
+        size = headers_size(len(self._chunks)) + sum(map(len, self._notes))
+        self._loads = []
+        at = -(-size // _PAGE) * _PAGE
+        for chunk in self._chunks:
+            stored = chunk.size if chunk.has_bytes else 0
+            self._loads.append(Load(chunk.start, chunk.size, chunk.flags, at, stored))
+            at += stored
+        self.size = at
+
+    def write(self, file: BinaryIO, report: Report, name: str) -> None:
+        """Write it; pages of zeros become holes.
+
+        :param name: of the work, for the progress line
+        :raise KdumpError: the dump cannot be read any more
+        """
+        notes = b"".join(self._notes)
+        file.write(headers(self._machine, len(notes), self._loads) + notes)
+        for chunk, load in zip(self._chunks, self._loads, strict=True):
+            if not load.file_size:
+                continue
+            file.seek(load.offset)
+            for run in chunk.runs:
+                self._write_run(file, run, report, name)
+        file.truncate(self.size)
+        report(name, self.size, self.size)
+
+    def _write_run(self, file: BinaryIO, run: Run, report: Report, name: str) -> None:
+        for at in range(0, run.size, _PIECE):
+            data = self._image.read_run(run, at, min(_PIECE, run.size - at))
+            for start, end in _nonzero(data):
+                file.write(data[start:end]) if end else file.seek(start, 1)
+            report(name, file.tell(), self.size + 1)
+
+
+def _nonzero(data: bytes) -> Iterator[tuple[int, int]]:
+    # Start and end of what is to be written; (size, 0) for zeros to be skipped.
+    start = 0
+    for at in range(0, len(data), _PAGE):
+        end = min(at + _PAGE, len(data))
+        if data[at:end] == _ZEROS[: end - at]:
+            if start < at:
+                yield start, at
+            yield end - at, 0
+            start = end
+    if start < len(data):
+        yield start, len(data)
+
+
+class _Chunk(NamedTuple):
+    # Neighbouring runs of one mapping that are all in the dump, or all zeros.
+    start: int
+    end: int
+    flags: int
+    has_bytes: bool
+    runs: list[Run]
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+def _chunks(mapping: MappingImage) -> list[_Chunk]:
+    read, write, execute = (mapping.vma.flags >> bit & 1 for bit in range(3))
+    flags = read << 2 | write << 1 | execute
+    chunks: list[_Chunk] = []
+    for run in mapping.runs:
+        has_bytes = run.paddr is not None
+        last = chunks[-1] if chunks else None
+        if last and last.end == run.start and last.has_bytes == has_bytes:
+            last.runs.append(run)
+            chunks[-1] = last._replace(end=run.end)
+        else:
+            chunks.append(_Chunk(run.start, run.end, flags, has_bytes, [run]))
+    return chunks
+
+
+def process_notes(
+    kernel: Kernel, process: Process, threads: Sequence[UserThread], first: Task
+) -> Iterator[bytes]:
+    """Yield the notes of a process and its threads, but for NT_FILE.
+
+    Threads without registers have none; the first thread's note is that of ``first``,
+    if it has registers.
+    """
+    known = [thread for thread in threads if thread.state.registers is not None]
+    known.sort(key=lambda thread: thread.task.address != first.address)
+    for number, thread in enumerate(known):
+        state = thread.state
+        assert state.registers is not None
+        desc = kernel.arch.make_prstatus(thread.task.pid, state.registers)
+        yield note(NT_PRSTATUS, desc)
+        if not number:
+            yield note(NT_PRPSINFO, _psinfo(kernel, process))
+            yield note(NT_AUXV, auxv(kernel, process))
+        if state.fxsave:
+            yield note(NT_FPREGSET, state.fxsave)
+        if state.xsave:
+            yield note(NT_X86_XSTATE, state.xsave, b"LINUX")
+
+
+def _psinfo(kernel: Kernel, process: Process) -> bytes:
+    facts = process_facts(kernel, process)
+    return _PRPSINFO.pack(
+        max(0, facts.state), facts.letter.encode(), facts.letter == "Z", facts.nice,
+        facts.flags & 0xFFFFFFFF, facts.uid, facts.gid, process.pid, facts.ppid,
+        facts.pgrp, facts.sid, process.leader.comm[:15], facts.arguments[:79],
+    )  # fmt: skip
+
+
+def _mapped_files(image: UserImage) -> bytes:
+    # Only what is in the core: for the rest debuggers would take the bytes of a file of
+    # that name on their own machine, whatever is in it.
+    table: list[bytes] = []
+    names: list[bytes] = []
+    for each in image.mappings:
+        if each.vma.file and each.name:
+            for chunk in _chunks(each):
+                offset = each.vma.pgoff + (chunk.start - each.vma.start) // _PAGE
+                table.append(_WORD3.pack(chunk.start, chunk.end, offset))
+                names.append(each.name + b"\0")
+    return struct.pack("<QQ", len(table), _PAGE) + b"".join(table + names)
+
+
+def write_user_view(
+    target: Path,
+    kernel: Kernel,
+    dump: DumpFile,
+    image: UserImage,
+    notes: Sequence[bytes],
+) -> list[str]:
+    """Write a core whose memory is in the dump file; only its owner may read it.
+
+    :param notes: of the process and its threads
+    :return: what gdb does not see of it, a line each
+    """
+    problems = []
+    ranges = list(_ranges(image, dump))
+    if len(ranges) > MAX_RANGES:
+        problems.append(
+            f"its memory is in {len(ranges)} pieces, of which gdb sees the"
+            f" {MAX_RANGES} largest: kgcore writes all of it"
+        )
+        ranges = sorted(ranges, key=lambda r: r.start - r.end)[:MAX_RANGES]
+    vdso = [each for each in image.mappings if each.name == b"[vdso]"]
+    zeros = [
+        chunk
+        for each in image.mappings
+        for chunk in _chunks(each)
+        if not chunk.has_bytes
+    ]
+    all_notes = b"".join([*notes, note(NT_FILE, file_table(ranges, dump.path))])
+    copies = [chunk for each in vdso for chunk in _chunks(each) if chunk.has_bytes]
+    at = headers_size(len(copies) + len(zeros)) + len(all_notes)
+    loads = []
+    for chunk in copies:
+        # gdb reads the vDSO's symbols only from a PT_LOAD.
+        loads.append(Load(chunk.start, chunk.size, chunk.flags, at, chunk.size))
+        at += chunk.size
+    loads += [Load(chunk.start, chunk.size, chunk.flags, at, 0) for chunk in zeros]
+    with open_private(target) as file:
+        file.write(headers(kernel.arch.machine, len(all_notes), loads) + all_notes)
+        file.writelines(
+            image.read_run(run, 0, run.size) for chunk in copies for run in chunk.runs
+        )
+    return problems
+
+
+def _ranges(image: UserImage, dump: DumpFile) -> Iterator[Range]:
+    for each in image.mappings:
+        for run in each.runs:
+            if run.paddr is None:
+                continue
+            at = 0
+            while at < run.size:
+                found = dump.file_range(run.paddr + at)
+                if found is None:
+                    break
+                size = min(found[1], run.size - at)
+                yield Range(run.start + at, run.start + at + size, found[0])
+                at += size

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Dumps that QEMU made of one guest at one moment, each in another format."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from gdbkdump.commands import find_command
+from gdbkdump.kernel.sched import task_problems
+from gdbkdump.render import json_text
+from gdbkdump.session import open_session
+from tests.support.stock_gdb import run_gdb
+
+# What does not depend on how the guest was dumped.
+ALIKE = (
+    "kps",
+    "klog",
+    "kmod",
+    "kbt -a",
+    "kregs -a",
+    "kbt wl-deep",
+    "krd -s init_task 64",
+)
+READ = ("vmcore", "vmcore.paging")
+IDLE = {"native_safe_halt", "pv_native_safe_halt"}
+
+
+class Variant:
+    """One file of a guest, opened."""
+
+    def __init__(self, path):
+        self.session = open_session(path)
+
+    def rows(self, line):
+        name, *words = line.split()
+        item = find_command(name)
+        result = item.run(self.session, item.parse(words))
+        return [json.loads(row) for row in json_text.lines(result)]
+
+    def by_comm(self, line):
+        return {row["comm"]: row for row in self.rows(line)}
+
+
+@pytest.fixture(scope="module")
+def info(hypervisor_dir):
+    return json.loads((hypervisor_dir / "info.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def truth(hypervisor_dir):
+    return json.loads((hypervisor_dir / "truth.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def variants(hypervisor_dir, info):
+    names = [name for name in info["scenario"]["dumps"] if name in READ]
+    opened = {name: Variant(hypervisor_dir / name) for name in names}
+    yield opened
+    for variant in opened.values():
+        variant.session.close()
+
+
+@pytest.fixture(scope="module")
+def elf(variants):
+    return variants["vmcore"]
+
+
+@pytest.fixture(scope="module")
+def is_panicked(info):
+    return info["scenario"]["state"] == "panicked"
+
+
+def functions(row):
+    return [frame["symbol"] for frame in row["frames"]]
+
+
+def is_within(wanted, found):
+    rest = iter(found)
+    return all(name in rest for name in wanted)
+
+
+@pytest.mark.parametrize("line", ALIKE)
+def test_all_formats_say_the_same(variants, line):
+    found = {name: variant.rows(line) for name, variant in variants.items()}
+    assert found["vmcore"]
+    assert all(rows == found["vmcore"] for rows in found.values())
+
+
+def test_the_tasks_are_those_of_proc(elf, truth):
+    rows = [row for row in elf.rows("kps") if row["pid"]]
+    assert task_problems(elf.session.kernel) == []
+    wanted = {task["pid"]: task for task in truth["tasks"]}
+    changed = {row["pid"] for row in rows} ^ set(wanted)
+    names = {row["pid"]: row["comm"] for row in rows}
+    names |= {pid: task["comm"] for pid, task in wanted.items()}
+    assert [names[p] for p in changed if not names[p].startswith("kworker")] == []
+    for row in rows:
+        task = wanted.get(row["pid"])
+        if task and row["comm"].isascii() and "\\" not in row["comm"]:
+            assert (row["comm"], row["ppid"]) == (task["comm"], task["ppid"])
+
+
+def test_the_log_is_that_of_kmsg(elf, truth):
+    rows = {row["seq"]: row for row in elf.rows("klog") if "seq" in row}
+    assert truth["kmsg"]
+    for record in truth["kmsg"]:
+        row = rows[record["seq"]]
+        assert (row["level"], row["time_ns"] // 1000) == (
+            record["level"],
+            record["ts_us"],
+        )
+
+
+def test_the_modules_are_those_of_proc(elf, truth):
+    rows = [row for row in elf.rows("kmod") if "note" not in row]
+    assert [(row["name"], row["size"], int(row["text_base"], 16)) for row in rows] == [
+        (module["name"], module["size"], module["address"])
+        for module in truth["modules"]
+    ]
+    assert "qemu_fw_cfg" in [row["name"] for row in rows]
+
+
+def test_each_cpu_has_the_registers_of_its_task(elf, truth, is_panicked):
+    rows = {row["cpu"]: row for row in elf.rows("kregs -a")}
+    assert sorted(rows) == [0, 1, 2, 3]
+    facts = {fact["role"]: fact for fact in truth["workload"]}
+    for comm in ("wl-spin-user", "wl-spin-kern"):
+        assert rows[int(facts[comm]["cpu"])]["comm"] == comm
+    registers = {name: int(v, 16) for name, v in rows[2]["registers"].items()}
+    # Its loop is some 60 bytes of code. A panic stops it in the kernel.
+    start = int(facts["wl-spin-user"]["loop"], 16)
+    assert (start <= registers["ip"] < start + 128) == (not is_panicked)
+    assert (registers["cs"] == 0x33) == (not is_panicked)
+
+
+def test_user_registers_of_those_on_cpus(elf, truth):
+    facts = {fact["role"]: fact for fact in truth["workload"]}
+    rows = elf.by_comm("kregs -u wl-spin-user wl-spin-kern")
+    user = {k: int(v, 16) for k, v in rows["wl-spin-user"]["registers"].items()}
+    start = int(facts["wl-spin-user"]["loop"], 16)
+    assert start <= user["ip"] < start + 128
+    # It is in read(2) of /dev/zero, with what it says of itself.
+    kern = {k: int(v, 16) for k, v in rows["wl-spin-kern"]["registers"].items()}
+    assert kern["di"] == int(facts["wl-spin-kern"]["fd"])
+    assert kern["si"] == int(facts["wl-spin-kern"]["buffer"], 16)
+    assert (kern["orig_ax"], kern["cs"]) == (0, 0x33)
+
+
+def test_stacks_of_those_on_cpus(elf, is_panicked):
+    rows = elf.by_comm("kbt -a")
+    assert all(row["end"] in ("user", "bottom") for row in rows.values())
+    found = {comm: functions(row) for comm, row in rows.items()}
+    stopped = ("stop_this_cpu", "asm_sysvec_reboot") if is_panicked else ()
+    assert is_within(
+        (*stopped, "read_zero", "vfs_read", "ksys_read", "do_syscall_64"),
+        found["wl-spin-kern"],
+    )
+    assert is_within(stopped, found["wl-spin-user"])
+    if is_panicked:
+        sysrq = ("panic", "sysrq_handle_crash", "write_sysrq_trigger", "vfs_write")
+        assert is_within(sysrq, found["wl-crash"])
+    else:
+        assert found["wl-spin-user"] == []
+    idle = [names for comm, names in found.items() if comm.startswith("swapper/")]
+    assert idle
+    assert all(is_within((*stopped, "do_idle"), names) for names in idle)
+
+
+def test_who_panicked_if_anybody_did(elf, truth, is_panicked):
+    row = elf.rows("ksys")[0]
+    if is_panicked:
+        assert row["panic"] == "Kernel panic - not syncing: sysrq triggered crash"
+        wanted = truth["panic"]
+        assert (row["pid"], row["command"], row["cpu"]) == (
+            wanted["pid"],
+            wanted["comm"],
+            wanted["cpu"],
+        )
+        return
+    assert row["panic"] is None
+    assert (row["cpu"], row["state"]) == (0, "RU")
+    # It sleeps where "truth" is kept from crashing the guest.
+    crash = elf.by_comm("kbt wl-crash")["wl-crash"]
+    assert is_within(("wait_for_partner", "fifo_open"), functions(crash))
+
+
+def test_gdb_sees_the_same_in_all_formats(hypervisor_dir, variants):
+    found = {}
+    for name in variants:
+        shown = run_gdb(
+            hypervisor_dir / "vmlinux",
+            hypervisor_dir / name,
+            "info threads",
+            "thread apply all -q bt -frame-arguments none",
+            "p nr_threads",
+            "x/4s linux_banner",
+        )
+        found[name] = shown[shown.index("  Id   Target Id") :]
+    assert re.search(r'"wl-spin-kern \[CPU 3\]"', found["vmcore"])
+    assert all(text == found["vmcore"] for text in found.values())
