@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
     from gdbkdump.kernel.module import Module
     from gdbkdump.memory.virtual import MappedMemory
+    from gdbkdump.target.usercore import UserProcess
 
     TypesWithoutBtf = Callable[[Kernel], TypeSource | None]
 
@@ -45,6 +46,21 @@ class FrameVariables(NamedTuple):
     variables: list[tuple[str, str]]
 
 
+class OpenedProcess(NamedTuple):
+    """A process that gdb has as an inferior of its own.
+
+    :param kernel_thread: what gdb calls the thread's kernel side, ``1.12``
+    :param program: the file that gdb has its symbols from, or None
+    :param nr_libraries: shared libraries whose files were found
+    """
+
+    inferior: int
+    kernel_thread: str
+    program: Path | None
+    nr_libraries: int
+    problems: list[str]
+
+
 class Session:
     """One open dump.
 
@@ -60,6 +76,8 @@ class Session:
     :ivar frame_variables: arguments and locals of a task's frames, innermost first
         (inside gdb), or None
     :ivar source_line: ``file:line`` of a text address where there is DWARF, or None
+    :ivar open_process: opens a process as an inferior, its files below a folder or in
+        the usual places (inside gdb), or None
     """
 
     def __init__(
@@ -79,6 +97,9 @@ class Session:
         self.module_files: dict[str, Path] = {}
         self.frame_variables: Callable[[int], list[FrameVariables]] | None = None
         self.source_line: Callable[[int], str | None] | None = None
+        self.open_process: (
+            Callable[[UserProcess, Path | None], OpenedProcess] | None
+        ) = None
 
     @property
     def path(self) -> Path:

@@ -45,11 +45,11 @@ def _dumps(asked: list[str]) -> list[Path]:
 def _tests_of(dump: Path) -> list[str]:
     info = dump / "info.json"
     told = json.loads(info.read_text()) if info.exists() else {}
-    # What the guest said of its workload is needed for the first; the second comes
-    # last, as it takes the frame file away in the end.
-    names = ["test_boot.py", "test_frames.py"]
+    # All but the last need what the guest said of its workload; the last takes the
+    # frame file away in the end.
+    names = ["test_boot.py", "test_processes.py", "test_frames.py"]
     if told.get("group", "workload") != "workload":
-        names.pop(0)
+        names = names[-1:]
     return [f"tests/vmcore/{name}" for name in names]
 
 

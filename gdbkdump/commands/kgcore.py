@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING
 from gdbkdump.commands import argument, command
 from gdbkdump.commands.processview import (
     find_one,
-    memory_fields,
-    memory_notes,
+    process_fields,
+    process_notes,
     size,
-    thread_notes,
 )
 from gdbkdump.errors import CommandError
-from gdbkdump.kernel.process import find_process
 from gdbkdump.render.model import Note, Record, Shown
-from gdbkdump.target.usercore import ProcessCore, user_threads
-from gdbkdump.target.userimage import UserImage
+from gdbkdump.target.usercore import ProcessCore, open_process
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -74,17 +71,8 @@ def kgcore(session: Session, args: Namespace) -> Iterator[Block]:
     path = Path(args.file).expanduser()
     if not args.dry_run:
         _check_target(session, path, force=args.force)
-    kernel = session.kernel
-    task = find_one(session, args.task)
-    process = find_process(kernel, task)
-    threads = user_threads(kernel, process)
-    if all(thread.state.registers is None for thread in threads):
-        reason = threads[0].state.reason
-        raise CommandError(
-            f"kgcore: no thread of {process.pid} has registers: {reason}"
-        )
-    image = UserImage(kernel, session.dump, process)
-    core = ProcessCore(kernel, process, image, threads, task)
+    user = open_process(session.kernel, session.dump, find_one(session, args.task))
+    core = ProcessCore(user)
     if core.size > limit:
         raise CommandError(
             f"kgcore: the core would have {core.size} bytes, more than --limit"
@@ -95,13 +83,12 @@ def kgcore(session: Session, args: Namespace) -> Iterator[Block]:
     yield Record(
         {
             "FILE": Shown("(not written)", None) if args.dry_run else str(path),
-            **memory_fields(process, threads, image),
+            **process_fields(user),
             "SIZE": size(core.size),
         }
     )
-    yield from thread_notes(threads)
-    yield from memory_notes(image)
-    if not args.dry_run and not image.present:
+    yield from process_notes(user)
+    if not args.dry_run and not user.image.present:
         yield Note("the core holds no memory at all: the dump has none of the process")
 
 

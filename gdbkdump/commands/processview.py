@@ -11,14 +11,12 @@ from gdbkdump.errors import CommandError
 from gdbkdump.render.model import Note, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from gdbkdump.kernel.process import Process
     from gdbkdump.kernel.sched import Task
     from gdbkdump.render.model import Block
     from gdbkdump.session import Session
-    from gdbkdump.target.usercore import UserThread
-    from gdbkdump.target.userimage import UserImage
+    from gdbkdump.target.usercore import UserProcess
 
 _PAGE = 4096
 _NAMED = 5
@@ -45,16 +43,14 @@ def size(number: int) -> Shown:
     return Shown(text, number)
 
 
-def memory_fields(
-    process: Process, threads: Sequence[UserThread], image: UserImage
-) -> dict[str, Any]:
-    """Return what a record says of a process and its memory, sizes in bytes."""
-    known = sum(thread.state.registers is not None for thread in threads)
+def process_fields(user: UserProcess) -> dict[str, Any]:
+    """Return what a record says of a process and its memory."""
+    image = user.image
     return {
-        "PID": process.pid,
-        "COMMAND": process.leader.comm,
-        "THREADS": len(threads),
-        "REGISTERS": known,
+        "PID": user.process.pid,
+        "COMMAND": user.process.leader.comm,
+        "THREADS": len(user.threads),
+        "REGISTERS": sum(each.state.registers is not None for each in user.threads),
         "MAPPINGS": len(image.mappings),
         "IN DUMP": size(image.present),
         "UNTOUCHED": size(image.untouched),
@@ -62,20 +58,16 @@ def memory_fields(
     }
 
 
-def thread_notes(threads: Sequence[UserThread]) -> Iterator[Block]:
-    """Yield why some threads have no registers, and how many."""
+def process_notes(user: UserProcess) -> Iterator[Block]:
+    """Yield which registers and which memory the dump lacks, and why."""
     reasons = Counter(
-        thread.state.reason for thread in threads if thread.state.registers is None
+        each.state.reason for each in user.threads if each.state.registers is None
     )
     for reason, count in reasons.items():
         yield Note(
-            f"{count} of {len(threads)} threads have no user registers: {reason}"
+            f"{count} of {len(user.threads)} threads have no user registers: {reason}"
         )
-
-
-def memory_notes(image: UserImage) -> Iterator[Block]:
-    """Yield what is missing of the memory, by reason, and what is damaged."""
-    for reason, size in image.missing.items():
-        yield Note(f"{size // _PAGE} pages are not in the dump: {reason}")
-    for problem in image.problems:
+    for reason, missing in user.image.missing.items():
+        yield Note(f"{missing // _PAGE} pages are not in the dump: {reason}")
+    for problem in user.image.problems:
         yield Note(problem)

@@ -6,13 +6,14 @@ from __future__ import annotations
 import traceback
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import gdb
 
 from gdbkdump.commands import all_commands
 from gdbkdump.commands.completion import completions, last_word
 from gdbkdump.debugger import console
+from gdbkdump.debugger.inferiors import within
 from gdbkdump.debugger.variables import frame_variables
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.render import json_text, text
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gdbkdump.session import FrameVariables, Session
     from gdbkdump.target.threads import KernelThread
 
+P = ParamSpec("P")
+T = TypeVar("T")
 # Beyond this nobody reads a list of completions; gdb itself stops at 200.
 _MAX_COMPLETIONS = 2000
 
@@ -50,14 +53,16 @@ class Debugger:
         self._session: Session | None = None
         self._tasks: dict[int, int] = {}
         self._selected = 0
+        self._inferior: gdb.Inferior | None = None
 
     def attach(self, session: Session, threads: Iterable[KernelThread]) -> None:
         """Take an open dump."""
         self._session = session
         self._tasks = {thread.id: thread.task for thread in threads}
         self._selected = _selected_id()
+        self._inferior = gdb.selected_inferior()
         session.evaluate = evaluate
-        session.source_line = source_line
+        session.source_line = self.for_kernel(source_line)
         session.select_task = self.select_task
         session.frame_variables = self.frame_variables
 
@@ -96,9 +101,19 @@ class Debugger:
             session.task = self._tasks.get(selected, session.task)
         return session
 
+    def for_kernel(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return the function, to be called with the kernel's inferior selected."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            with within(self._inferior):
+                return function(*args, **kwargs)
+
+        return call
+
     def select_task(self, task: int) -> None:
-        """Select the thread of a task."""
-        for thread in gdb.selected_inferior().threads():
+        """Select the thread of a task, that of the kernel's inferior."""
+        assert self._inferior is not None
+        for thread in self._inferior.threads() if self._inferior.is_valid() else ():
             if self._tasks.get(thread.ptid[1]) == task:
                 thread.switch()
                 self._selected = thread.ptid[1]

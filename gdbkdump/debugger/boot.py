@@ -34,9 +34,11 @@ from gdbkdump.debugger.files import (
 )
 from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
+from gdbkdump.debugger.inferiors import load_core
 from gdbkdump.debugger.modules import ModuleLoader
 from gdbkdump.debugger.parameters import Settings
 from gdbkdump.debugger.paths import is_plain, plain_path
+from gdbkdump.debugger.processes import Processes
 from gdbkdump.debugger.symbols import load_symbol_file
 from gdbkdump.errors import (
     FormatError,
@@ -169,7 +171,8 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     session.problems += threads.problems()
     _select_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
-    session.load_module = frames.behind(modules.load)
+    session.load_module = debugger.for_kernel(frames.behind(modules.load))
+    session.open_process = Processes(debugger, session, folder).open
     if vmlinux:
         modules.load_panicking()
     with console.quiet():
@@ -300,7 +303,7 @@ def _load_view(session: Session, folder: Path) -> Threads:
         return threads
     core = folder / "view.core"
     write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
-    gdb.execute(f"core-file {core}", to_string=True)
+    load_core(core)
     names = {thread.id: _thread_name(thread) for thread in threads.threads}
     for thread in gdb.selected_inferior().threads():
         thread.name = names.get(thread.ptid[1], "?")

@@ -54,7 +54,8 @@ def user_registers(kernel: Kernel, task: Task) -> UserRegisters:
             registers = _task_pt_regs(kernel, task)
             if registers is None:
                 return UserRegisters(None, "it never was in user mode")
-        registers |= _segments(kernel, task)
+        # What a CPU noted of its own is newer.
+        registers = _segments(kernel, task) | registers
         return UserRegisters(registers, "", *_fpu_state(kernel, task, cpu))
     except FaultError as fault:
         return UserRegisters(None, str(fault))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from gdbkdump.errors import CommandError
 from gdbkdump.formats.notes import NT_PRSTATUS
-from gdbkdump.kernel.process import auxv, process_facts
+from gdbkdump.kernel.process import auxv, find_process, process_facts
 from gdbkdump.kernel.userregs import user_registers
 from gdbkdump.target.elfcore import (
     NT_AUXV,
@@ -25,10 +26,11 @@ from gdbkdump.target.elfcore import (
     headers_size,
     note,
 )
+from gdbkdump.target.userimage import UserImage
 from gdbkdump.target.viewcore import MAX_RANGES, Range, file_table, open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.process import Process
     from gdbkdump.kernel.sched import Task
     from gdbkdump.kernel.userregs import UserRegisters
-    from gdbkdump.target.userimage import MappingImage, Run, UserImage
+    from gdbkdump.target.userimage import MappingImage, Run
 
     Report = Callable[[str, int, int], None]
 
@@ -55,34 +57,51 @@ class UserThread(NamedTuple):
     state: UserRegisters
 
 
-def user_threads(kernel: Kernel, process: Process) -> list[UserThread]:
-    """Return all threads of a process, those without registers too."""
-    return [UserThread(task, user_registers(kernel, task)) for task in process.threads]
+class UserProcess(NamedTuple):
+    """A process as debuggers see one.
+
+    :param task: the thread that they select
+    """
+
+    kernel: Kernel
+    dump: DumpFile
+    task: Task
+    process: Process
+    threads: list[UserThread]
+    image: UserImage
+
+
+def open_process(kernel: Kernel, dump: DumpFile, task: Task) -> UserProcess:
+    """Return the process of a thread, its registers and where its memory is.
+
+    :raise CommandError: it has no user memory, or no thread of it has registers
+    :raise KdumpError: its mappings or page tables are damaged
+    """
+    process = find_process(kernel, task)
+    threads = [
+        UserThread(each, user_registers(kernel, each)) for each in process.threads
+    ]
+    if all(thread.state.registers is None for thread in threads):
+        raise CommandError(
+            f"no thread of process {process.pid} has user registers:"
+            f" {threads[0].state.reason}"
+        )
+    image = UserImage(kernel, dump, process)
+    return UserProcess(kernel, dump, task, process, threads, image)
 
 
 class ProcessCore:
-    """The core file of a process, laid out and not yet written.
+    """The core file of a process, laid out and not yet written."""
 
-    :param first: the thread that debuggers select; the process's first if it has no
-        registers
-    """
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        process: Process,
-        image: UserImage,
-        threads: Sequence[UserThread],
-        first: Task,
-    ) -> None:
+    def __init__(self, user: UserProcess) -> None:
         """Lay it out.
 
         :raise KdumpError: what notes tell of the process cannot be read
         """
-        self._machine = kernel.arch.machine
-        self._image = image
+        self._machine = user.kernel.arch.machine
+        self._image = image = user.image
         self._chunks = [chunk for each in image.mappings for chunk in _chunks(each)]
-        self._notes = list(process_notes(kernel, process, threads, first))
+        self._notes = list(_process_notes(user))
         self._notes.append(note(NT_FILE, _mapped_files(image)))
         size = headers_size(len(self._chunks)) + sum(map(len, self._notes))
         self._loads = []
@@ -160,24 +179,19 @@ def _chunks(mapping: MappingImage) -> list[_Chunk]:
     return chunks
 
 
-def process_notes(
-    kernel: Kernel, process: Process, threads: Sequence[UserThread], first: Task
-) -> Iterator[bytes]:
-    """Yield the notes of a process and its threads, but for NT_FILE.
-
-    Threads without registers have none; the first thread's note is that of ``first``,
-    if it has registers.
-    """
-    known = [thread for thread in threads if thread.state.registers is not None]
-    known.sort(key=lambda thread: thread.task.address != first.address)
+def _process_notes(user: UserProcess) -> Iterator[bytes]:
+    # All but NT_FILE. Threads without registers have none; the first is selected.
+    kernel = user.kernel
+    known = [each for each in user.threads if each.state.registers is not None]
+    known.sort(key=lambda thread: thread.task.address != user.task.address)
     for number, thread in enumerate(known):
         state = thread.state
         assert state.registers is not None
         desc = kernel.arch.make_prstatus(thread.task.pid, state.registers)
         yield note(NT_PRSTATUS, desc)
         if not number:
-            yield note(NT_PRPSINFO, _psinfo(kernel, process))
-            yield note(NT_AUXV, auxv(kernel, process))
+            yield note(NT_PRPSINFO, _psinfo(kernel, user.process))
+            yield note(NT_AUXV, auxv(kernel, user.process))
         if state.fxsave:
             yield note(NT_FPREGSET, state.fxsave)
         if state.xsave:
@@ -207,20 +221,26 @@ def _mapped_files(image: UserImage) -> bytes:
     return struct.pack("<QQ", len(table), _PAGE) + b"".join(table + names)
 
 
-def write_user_view(
-    target: Path,
-    kernel: Kernel,
-    dump: DumpFile,
-    image: UserImage,
-    notes: Sequence[bytes],
-) -> list[str]:
-    """Write a core whose memory is in the dump file; only its owner may read it.
+def write_user_core(target: Path, user: UserProcess, report: Report) -> list[str]:
+    """Write what gdb is to open: a core whose memory is in the dump file.
 
-    :param notes: of the process and its threads
-    :return: what gdb does not see of it, a line each
+    Where memory does not lie in that file as it was, the core has a copy. Only its
+    owner may read it.
+
+    :return: what gdb does not see of the process, a line each
+    :raise OSError: it cannot be written
     """
+    if user.dump.is_flat:
+        return _write_view(target, user)
+    with open_private(target) as file:
+        ProcessCore(user).write(file, report, f"copying process {user.process.pid}")
+    return []
+
+
+def _write_view(target: Path, user: UserProcess) -> list[str]:
+    image = user.image
     problems = []
-    ranges = list(_ranges(image, dump))
+    ranges = list(_ranges(image, user.dump))
     if len(ranges) > MAX_RANGES:
         problems.append(
             f"its memory is in {len(ranges)} pieces, of which gdb sees the"
@@ -234,7 +254,9 @@ def write_user_view(
         for chunk in _chunks(each)
         if not chunk.has_bytes
     ]
-    all_notes = b"".join([*notes, note(NT_FILE, file_table(ranges, dump.path))])
+    all_notes = b"".join(
+        [*_process_notes(user), note(NT_FILE, file_table(ranges, user.dump.path))]
+    )
     copies = [chunk for each in vdso for chunk in _chunks(each) if chunk.has_bytes]
     at = headers_size(len(copies) + len(zeros)) + len(all_notes)
     loads = []
@@ -244,7 +266,7 @@ def write_user_view(
         at += chunk.size
     loads += [Load(chunk.start, chunk.size, chunk.flags, at, 0) for chunk in zeros]
     with open_private(target) as file:
-        file.write(headers(kernel.arch.machine, len(all_notes), loads) + all_notes)
+        file.write(headers(user.kernel.arch.machine, len(all_notes), loads) + all_notes)
         file.writelines(
             image.read_run(run, 0, run.size) for chunk in copies for run in chunk.runs
         )

@@ -204,8 +204,11 @@ def read_build_id(read: ReadAt) -> str | None:
 def file_build_id(path: Path) -> str | None:
     """Return the build-id of a file of this machine; None where it is no such file."""
     try:
+        # The name is the dump's: to open a device might do something.
+        if not path.is_file():
+            return None
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+    except (OSError, ValueError):
         return None
     try:
         return read_build_id(lambda offset, size: os.pread(fd, size, offset))

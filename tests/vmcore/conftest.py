@@ -7,7 +7,8 @@ import sys
 import pytest
 
 # Not by name: the folder tests/gdb looks like a module "gdb" too.
-collect_ignore = [] if "_gdb" in sys.modules else ["test_boot.py", "test_frames.py"]
+inside_gdb = ["test_boot.py", "test_processes.py", "test_frames.py"]
+collect_ignore = [] if "_gdb" in sys.modules else inside_gdb
 
 
 @pytest.fixture(scope="module")
