@@ -176,7 +176,7 @@ def _vmcoreinfos(
         yield found, [f"the VMCOREINFO note {state}; the kernel's own copy is used"]
     if not is_whole and bootstrap.is_complete(noted):
         yield noted, ["the VMCOREINFO note is cut and no copy of it is in RAM"]
-    yield None, [f"the VMCOREINFO note {state}; the kernel was found by its kallsyms"]
+    yield None, [f"the VMCOREINFO note {state}"]
 
 
 def _open_kernel(
@@ -187,13 +187,16 @@ def _open_kernel(
 ) -> Kernel:
     arch = find_arch(dump.machine)
     if info:
+        place = arch.image_delta(info, dump.extents)
         root = info.symbol("init_top_pgt") or info.symbol("swapper_pg_dir")
         symbols = None
     else:
-        symbols, root = _symbols_alone(dump, arch)
+        symbols, place, root = _symbols_alone(dump, arch, problems)
     if root is None:
         raise FormatError("VMCOREINFO does not say where the page tables are")
-    memory, image = bootstrap.open_kernel_memory(dump, arch, info, root, problems)
+    memory, image = bootstrap.open_kernel_memory(
+        dump, arch, info, place, root, problems
+    )
     symbols = symbols or _find_symbols(memory, info, image)
     types = _find_types(memory, symbols, image)
     debuginfo = DebugInfo(types, symbols, image, lambda: module_infos(kernel, problems))
@@ -210,15 +213,22 @@ def _open_kernel(
     return kernel
 
 
-def _symbols_alone(dump: DumpFile, arch: Arch) -> tuple[kallsyms.Kallsyms, int | None]:
-    # No VMCOREINFO at all: the image is where its PT_LOAD says, and kallsyms is in it.
-    memory, image = bootstrap.open_image_memory(dump, arch)
-    data = _read_image(memory, image)
-    symbols = kallsyms.scan(Reader(memory), image[0], data, image[0])
-    if symbols is None:
-        raise FormatError("no VMCOREINFO in notes or RAM, and no kallsyms in the image")
-    found = symbols.find("init_top_pgt") or symbols.find("swapper_pg_dir")
-    return symbols, found[0].address if found else None
+def _symbols_alone(
+    dump: DumpFile, arch: Arch, problems: list[str]
+) -> tuple[kallsyms.Kallsyms, bootstrap.Place, int | None]:
+    # No VMCOREINFO at all: kallsyms is where the image is, and says all else.
+    for memory, place, how in bootstrap.image_memories(dump, arch):
+        image = place[:2]
+        data = _read_image(memory, image)
+        symbols = kallsyms.scan(Reader(memory), image[0], data, image[0])
+        if symbols:
+            found = symbols.find("init_top_pgt") or symbols.find("swapper_pg_dir")
+            problems.append(f"the kernel was found by {how} and its kallsyms")
+            return symbols, place, found[0].address if found else None
+    raise FormatError(
+        "no VMCOREINFO in notes or RAM, and no kernel is where a PT_LOAD or the page"
+        " tables of a CPU would have it"
+    )
 
 
 def _read_image(memory: MappedMemory, image: tuple[int, int]) -> bytes:

@@ -42,12 +42,14 @@ class GuestCpu(NamedTuple):
     :param roots: physical addresses where its top page table may be, likeliest first
     :param levels: of those page tables
     :param percpu_bases: what may be the address of the kernel's data of this CPU
+    :param vectors: virtual address of its table of exception handlers
     """
 
     registers: Registers
     roots: tuple[int, ...]
     levels: int
     percpu_bases: tuple[int, ...]
+    vectors: int
 
 
 class Mapping(NamedTuple):
@@ -144,6 +146,14 @@ class Arch(Protocol):
 
     def guest_cpus(self, notes: Sequence[Note]) -> list[GuestCpu]:
         """Return what a hypervisor noted of the CPUs, if it was one that dumped."""
+
+    def guest_images(
+        self, cpu: GuestCpu, read_phys: ReadPhys
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield start, end and (virtual - physical) of what may be the kernel image.
+
+        As the page tables of the CPU map it, likeliest first; none may be it.
+        """
 
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description."""

@@ -7,6 +7,7 @@ Mirrors ``arch/x86/include/asm/pgtable_64_types.h``, ``pgtable_types.h``,
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -326,6 +327,28 @@ class X86_64:
             if note.name == b"QEMU" and len(note.desc) >= _QEMU_CPU.size
         ]
 
+    def guest_images(
+        self, cpu: GuestCpu, read_phys: ReadPhys
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield start, end and (virtual - physical) of what may be the kernel image.
+
+        It is the first that is mapped in its part of the address space (as crash has
+        it, ``calc_kaslr_offset()``), and the first exception's handler is in it.
+        """
+        end = START_KERNEL_MAP + _KERNEL_IMAGE_SIZE
+        elsewhere = [(0, START_KERNEL_MAP), (end, 1 << 64)]
+        for root in cpu.roots:
+            table = X86PageTable(read_phys, root, cpu.levels)
+            leaves = list(table.mappings(elsewhere, []))
+            deltas = [leaf.vaddr - leaf.paddr for leaf in leaves[:1]]
+            with contextlib.suppress(FaultError):
+                leaf = table.translate(_first_handler(table, cpu.vectors, read_phys))
+                deltas.append(leaf.vaddr - leaf.paddr)
+            for delta in dict.fromkeys(deltas):
+                same = [leaf for leaf in leaves if leaf.vaddr - leaf.paddr == delta]
+                if same:
+                    yield same[0].vaddr, same[-1].vaddr + same[-1].size, delta
+
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description; registers not named are zero."""
         return _PRSTATUS.pack(pid, *map(registers.get, self.registers, repeat(0)))
@@ -340,6 +363,7 @@ def _parse_qemu_cpu(desc: bytes) -> GuestCpu:
     registers = dict(zip(_QEMU_REGISTERS, words, strict=False))
     selectors, bases = words[18:38:2], words[19:38:2]
     registers |= dict(zip(_QEMU_SEGMENTS, selectors, strict=False))
+    idt = bases[9]
     registers |= {"fs_base": bases[3], "gs_base": bases[4]}
     _, _, _, cr3, cr4 = words[38:]
     top = cr3 & _PADDR_MASK
@@ -350,4 +374,12 @@ def _parse_qemu_cpu(desc: bytes) -> GuestCpu:
     if registers["cs"] & 3 == 0:
         # Between entry and swapgs it still is in the other register.
         percpu.insert(0, bases[4])
-    return GuestCpu(registers, roots, 5 if cr4 & _CR4_LA57 else 4, tuple(percpu))
+    return GuestCpu(registers, roots, 5 if cr4 & _CR4_LA57 else 4, tuple(percpu), idt)
+
+
+def _first_handler(table: X86PageTable, idt: int, read_phys: ReadPhys) -> int:
+    # struct gate_struct (arch/x86/include/asm/desc_defs.h).
+    leaf = table.translate(idt)
+    gate = read_phys(leaf.paddr + idt - leaf.vaddr, 12)
+    low, middle, high = struct.unpack("<H4xHI", gate)
+    return int(low | middle << 16 | high << 32)

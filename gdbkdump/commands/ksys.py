@@ -113,8 +113,10 @@ def _saving(session: Session) -> dict[str, Any]:
     # What the file itself tells; an ELF vmcore tells little.
     dump, saving = session.dump, session.dump.saving
     version = "" if saving.version is None else f" version {saving.version}"
+    # A hypervisor has no need of the kernel's help to dump it, even alive.
+    by = ["by the hypervisor"] if session.kernel.guest_cpus else []
     fields: dict[str, Any] = {
-        "FORMAT": ", ".join([dump.format + version, *saving.compression])
+        "FORMAT": ", ".join([dump.format + version, *saving.compression, *by])
     }
     if any(saving.utsname):
         fields["HEADER"] = " ".join(decode(name) for name in saving.utsname if name)

@@ -33,6 +33,8 @@ _MAX_NOTE_BYTES = 16 << 20
 _PHYS_LIMIT = 1 << 52
 # makedumpfile (elf_info.h): DUMP_ELF_INCOMPLETE in e_flags.
 _INCOMPLETE = 1
+# Of the hypervisor (XEN_ELFNOTE_CRASH_INFO) and of its own VMCOREINFO.
+_XEN_NOTES = (b"Xen", b"XEN", b"VMCOREINFO_XEN")
 
 
 class ElfDump:
@@ -81,6 +83,11 @@ class ElfDump:
         if flags & _INCOMPLETE:
             self.is_incomplete = True
             self.problems.append("makedumpfile could not write all: the disk was full")
+        if not phnum and shoff:
+            raise FormatError(
+                f"{self.path} has sections only, as Xen's dump-core writes them, which"
+                " is not supported"
+            )
         if phnum == _PN_XNUM:
             info = self._file.read_header(shoff + 44, 4)
             if len(info) < 4:
@@ -99,12 +106,23 @@ class ElfDump:
         return machine, list(_PHDR.iter_unpack(table[: whole * _PHDR.size]))
 
     def _sort_headers(self, table: list[tuple[int, ...]]) -> None:
-        extents = []
         notes: list[Note] = []
-        for type_, _, offset, vaddr, paddr, file_size, size, _ in table:
+        for type_, _, offset, _, _, file_size, _, _ in table:
             if type_ == _PT_NOTE:
                 notes += self._read_notes(offset, file_size)
-            elif type_ == _PT_LOAD and (size or file_size):
+        # QEMU writes physical addresses for virtual ones, or those that some program
+        # had; and it lists what no RAM is behind.
+        is_qemus = any(note.name == b"QEMU" for note in notes)
+        if any(note.name in _XEN_NOTES for note in notes):
+            raise FormatError(
+                f"{self.path} is a dump of a Xen hypervisor and its first guest, which"
+                " is not supported (crash reads it with xen-syms)"
+            )
+        extents = []
+        for type_, _, offset, vaddr, paddr, file_size, size, _ in table:
+            if is_qemus:
+                size = file_size
+            if type_ == _PT_LOAD and (size or file_size):
                 if paddr + max(size, file_size) > _PHYS_LIMIT or file_size > size:
                     self.problems.append(
                         f"PT_LOAD of {file_size:#x}/{size:#x} bytes at physical"
@@ -112,8 +130,9 @@ class ElfDump:
                     )
                     continue
                 there = max(0, min(file_size, self._file.size - offset))
+                known = None if is_qemus else vaddr
                 extents.append(
-                    Extent(vaddr, paddr, size, there, offset, file_size - there)
+                    Extent(known, paddr, size, there, offset, file_size - there)
                 )
         self.notes, self.extents = notes, extents
         if self.missing:

@@ -7,6 +7,7 @@ VMCOREINFO comes from its note, else from a scan of RAM: the kernel fills
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gdbkdump.arch.base import Arch, Mapping, PageTable, TableEntry, UserPage
-    from gdbkdump.formats.base import DumpFile, Report
+    from gdbkdump.formats.base import DumpFile, Extent, Report
 
 _NOTE_NAME = b"VMCOREINFO\0\0"
 _CHUNK = 4 << 20
@@ -95,16 +96,26 @@ def _read_note(dump: DumpFile, paddr: int) -> VmcoreInfo | None:
         return None
 
 
+# Start, end and (virtual - physical) of the kernel image, or of where it may be.
+Place = tuple[int, int, int]
+
+
 def open_kernel_memory(
-    dump: DumpFile, arch: Arch, info: VmcoreInfo | None, root: int, problems: list[str]
+    dump: DumpFile,
+    arch: Arch,
+    info: VmcoreInfo | None,
+    place: Place,
+    root: int,
+    problems: list[str],
 ) -> tuple[MappedMemory, tuple[int, int]]:
     """Return the kernel's address space, and start and end of its image in it.
 
+    :param place: where the image is
     :param root: virtual address of the top page table (``init_top_pgt``)
     :param problems: gets what is wrong, one line each
     :raise FormatError: the page tables do not even map themselves
     """
-    start, end, delta = arch.image_delta(info, dump.extents)
+    start, end, delta = place
     try:
         table = arch.page_table(info, dump.read_phys, root - delta, root)
         if table.translate(root).paddr > root - delta:
@@ -121,17 +132,28 @@ def open_kernel_memory(
     return MappedMemory(dump.read_phys, table, image + linear), bounds
 
 
-def open_image_memory(
+def image_memories(
     dump: DumpFile, arch: Arch
-) -> tuple[MappedMemory, tuple[int, int]]:
-    """Return the kernel image alone, and its bounds, where nothing else is known."""
-    start, end, delta = arch.image_delta(None, dump.extents)
-    windows = _image_windows(dump, start, end, delta)
-    if not windows:
-        raise FormatError("no PT_LOAD of the kernel image")
+) -> Iterator[tuple[MappedMemory, Place, str]]:
+    """Yield what may be the kernel image alone, where nothing else is known.
+
+    Third comes how it was found.
+    """
     # Without the root there are no tables yet: the windows are all there is.
-    memory = MappedMemory(dump.read_phys, _NoTables(), windows)
-    return memory, (windows[0][0], windows[-1][1])
+    tables = _NoTables()
+    with contextlib.suppress(FormatError):
+        place = arch.image_delta(None, dump.extents)
+        windows = _image_windows(dump, *place)
+        if windows:
+            bounds = (windows[0][0], windows[-1][1], place[2])
+            yield MappedMemory(dump.read_phys, tables, windows), bounds, "its PT_LOAD"
+    tried: set[Place] = set()
+    for cpu in arch.guest_cpus(dump.notes):
+        for place in arch.guest_images(cpu, dump.read_phys):
+            if place not in tried:
+                tried.add(place)
+                memory = MappedMemory(dump.read_phys, tables, [place])
+                yield memory, place, "the page tables of a CPU"
 
 
 class _NoTables:
@@ -194,18 +216,27 @@ def _mapped_direct_map(
 ) -> list[tuple[int, int, int]]:
     # The direct map is the lowest of what the kernel maps (Documentation/arch/x86/
     # x86_64/mm.rst), and the only place where RAM's ends are as far apart as they are.
-    extents = dump.extents
     lowest = next(iter(table.mappings((), [])), None)
-    if lowest is None or not extents:
+    if lowest is None or not dump.extents:
         return []
     delta = lowest.vaddr - lowest.paddr
-    low = min(e.paddr for e in extents)
-    high = max(e.paddr + e.size for e in extents)
-    ends = {page for e in extents for page in (e.paddr, (e.paddr + e.size - 1) & -4096)}
-    sample = sorted(ends)[:: max(1, len(ends) // 16)]
-    if sum(_is_mapped(table, page + delta, page) for page in sample) * 2 < len(sample):
+
+    def is_mapped(extent: Extent) -> bool:
+        # Not its last page, which firmware may have kept for itself.
+        middle = (extent.paddr + extent.size // 2) & -4096
+        return all(
+            _is_mapped(table, page + delta, page) for page in (extent.paddr, middle)
+        )
+
+    # The largest are RAM; of the others some are a device's, which is not in the map.
+    largest = sorted(dump.extents, key=lambda e: -e.size)[:16]
+    mapped = sum(extent.size for extent in largest if is_mapped(extent))
+    if mapped * 2 <= sum(extent.size for extent in largest):
         problems.append("the direct map was not found: page tables only")
         return []
+    low = min(extent.paddr for extent in dump.extents)
+    from_top = sorted(dump.extents, key=lambda e: -e.paddr)
+    high = next(e.paddr + e.size for e in from_top if is_mapped(e))
     return [(low + delta, high + delta, delta)]
 
 

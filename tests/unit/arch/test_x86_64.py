@@ -9,7 +9,7 @@ import pytest
 from support.fakes import DictMemory
 from support.mkdump import NX, PRESENT, PSE, RW, PageTables
 
-from gdbkdump.arch.base import Mapping, UserPage
+from gdbkdump.arch.base import GuestCpu, Mapping, UserPage
 from gdbkdump.arch.x86_64 import X86_64, X86PageTable
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 from gdbkdump.formats.base import Note
@@ -17,6 +17,7 @@ from gdbkdump.formats.vmcoreinfo import VmcoreInfo
 
 ROOT = 0x10000
 KERNEL = 0xFFFFC90000001000
+IMAGE = 0xFFFFFFFF80000000
 G, M = 1 << 30, 1 << 20
 
 
@@ -226,6 +227,53 @@ def test_the_per_cpu_base_is_the_kernels_gs():
     assert bases_of(cs=0x10) == (0x5000, 0x6000)
     # In user mode anything may be in GS: a program can set it.
     assert bases_of(cs=0x33) == (0x6000,)
+
+
+def guest(roots=(ROOT,), levels=4, idt=0):
+    return GuestCpu({}, roots, levels, (), idt)
+
+
+def put_gate(memory, paddr, handler):
+    """A gate of the interrupt descriptor table: the handler in three pieces."""
+    low, middle, high = handler & 0xFFFF, handler >> 16 & 0xFFFF, handler >> 32
+    memory.put(paddr, struct.pack("<HHHHII", low, 0x10, 0x8E00, middle, high, 0))
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_the_image_is_the_first_that_is_mapped_there(levels):
+    made, _ = tables(levels)
+    made.map(IMAGE + 0x1000000, 0x2000000, level=2)
+    made.map(IMAGE + 0x1200000, 0x2200000, level=2)
+    made.map(IMAGE + 0x1600000, 0x2600000, level=2)  # init memory before it is gone
+    made.map(IMAGE + 0x30000000, 0x7000)
+    made.map(0xFFFFFFFFC0000000, 0x8000)  # a module's
+    made.map(0xFFFF888000000000, 0, level=3)
+    delta = IMAGE + 0x1000000 - 0x2000000
+    assert list(X86_64().guest_images(guest(levels=levels), made.memory.read)) == [
+        (IMAGE + 0x1000000, IMAGE + 0x1800000, delta)
+    ]
+
+
+def test_the_image_is_where_exceptions_are_handled():
+    made, _ = tables()
+    idt = 0xFFFFFE0000000000
+    made.map(IMAGE, 0x1000)  # nothing of the image
+    made.map(IMAGE + 0x1000000, 0x2000000, level=2)
+    made.map(idt, 0x9000)
+    put_gate(made.memory, 0x9000, IMAGE + 0x1100000)
+    found = list(X86_64().guest_images(guest(idt=idt), made.memory.read))
+    assert found[1] == (
+        IMAGE + 0x1000000,
+        IMAGE + 0x1200000,
+        IMAGE + 0x1000000 - 0x2000000,
+    )
+
+
+def test_no_image_where_there_are_no_tables():
+    made, _ = tables()
+    read = made.memory.read
+    assert list(X86_64().guest_images(guest(roots=(0x7FFFF000,)), read)) == []
+    assert list(X86_64().guest_images(guest(), read)) == []
 
 
 def test_old_and_cut_notes_of_qemu():

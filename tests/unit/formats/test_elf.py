@@ -245,3 +245,30 @@ def test_what_cannot_be_opened_says_so(tmp_path):
         open_dump(tmp_path / "none")
     with pytest.raises(FormatError, match="directory"):
         open_dump(tmp_path)
+
+
+def test_virtual_addresses_of_a_hypervisor_are_not_used(opened):
+    # Physical ones stand in their place; and memory that no RAM is behind is listed.
+    segments = [Segment(0x1000, b"x" * 4096, vaddr=0x1000, size=8192)]
+    dump = opened(ElfCore(segments, note(b"QEMU", 0, bytes(440))))
+    (extent,) = dump.extents
+    assert (extent.vaddr, extent.paddr, extent.size) == (None, 0x1000, 4096)
+    assert dump.excluded == 0
+    with pytest.raises(FaultError) as raised:
+        dump.read_phys(0x2000, 1)
+    assert raised.value.reason is FaultReason.HOLE
+
+
+@pytest.mark.parametrize("owner", [b"Xen", b"VMCOREINFO_XEN"])
+def test_dumps_of_xen_are_refused(opened, owner):
+    with pytest.raises(FormatError, match="Xen hypervisor"):
+        opened(ElfCore([Segment(0x1000, b"x")], note(owner, 0x1000001, bytes(80))))
+
+
+def test_cores_of_xen_guests_are_refused(tmp_path):
+    data = bytearray(ElfCore([Segment(0x1000, b"x")], phnum=0).build())
+    struct.pack_into("<Q", data, 40, 64)  # e_shoff
+    path = tmp_path / "vmcore"
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="sections only, as Xen's dump-core"):
+        open_dump(path)

@@ -18,7 +18,7 @@ OFFSETS, MASK, NOTES, AREA = 0x1000, 0x2000, 0x3000, 0x100000
 
 
 def guest(ip, *bases):
-    return GuestCpu({"ip": ip, "cs": 0x10}, (), 4, bases)
+    return GuestCpu({"ip": ip, "cs": 0x10}, (), 4, bases, 0)
 
 
 def saved(ip):
