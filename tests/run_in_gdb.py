@@ -53,6 +53,11 @@ def _tests_of(dump: Path) -> list[str]:
     return [f"tests/vmcore/{name}" for name in names]
 
 
+def _transports(dump: Path) -> list[str]:
+    # What differs between the two does not depend on the dump.
+    return ["auto", "remote"] if dump.name == "small-6.1" else ["auto"]
+
+
 def _compile_fixture(folder: Path) -> Path:
     program = folder / "fixture"
     source = _ROOT / "tests" / "gdb" / "fixture.c"
@@ -60,9 +65,12 @@ def _compile_fixture(folder: Path) -> Path:
     return program
 
 
-def _run(gdb: str, files: list[Path], tests: list[str], report: Path) -> int:
+def _run(
+    gdb: str, files: list[Path], tests: list[str], report: Path, transport: str
+) -> int:
     environment = dict(
         os.environ,
+        GDBKDUMP_TRANSPORT=transport,
         GDBKDUMP_TEST_PATH=os.pathsep.join(
             p for p in sys.path if p.endswith("-packages")
         ),
@@ -99,25 +107,28 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.tier == "gdb":
-            runs = [("gdb", [_compile_fixture(folder)], ["tests/gdb"])]
+            runs = [("gdb", [_compile_fixture(folder)], ["tests/gdb"], "auto")]
         else:
             runs = [
                 (
                     dump.name,
                     [dump / "vmlinux", dump / "vmcore"],
                     [*_tests_of(dump), f"--dump={dump}"],
+                    transport,
                 )
                 for dump in _dumps(args.dump)
+                for transport in _transports(dump)
             ]
         if not runs:
             sys.exit("no dumps: make some with test-kernels/build.py")
         codes = []
         reports = []
-        for label, files, tests in runs:
-            sys.stdout.write(f"== {label} ({args.gdb})\n")
+        for label, files, tests, transport in runs:
+            sys.stdout.write(f"== {label} ({args.gdb}, {transport})\n")
             sys.stdout.flush()
-            reports.append(folder / f"{label}.xml")
-            codes.append(_run(args.gdb, files, tests + args.pytest, reports[-1]))
+            reports.append(folder / f"{label}-{transport}.xml")
+            words = tests + args.pytest
+            codes.append(_run(args.gdb, files, words, reports[-1], transport))
         if args.junit:
             _merge(reports, args.junit)
     return max(codes)

@@ -118,6 +118,8 @@ class Arch(Protocol):
     :ivar switch_frame: struct that a task's switch leaves at its ``thread.sp``
     :ivar switch_registers: registers by the members of that struct
     :ivar kernel_segments: registers that are the same in all of the kernel
+    :ivar target_description: XML that tells gdb its registers (``Target Descriptions``
+        in gdb's manual)
     """
 
     name: str
@@ -127,6 +129,7 @@ class Arch(Protocol):
     switch_frame: str
     switch_registers: dict[str, str]
     kernel_segments: Registers
+    target_description: str
 
     def image_delta(
         self, info: VmcoreInfo | None, extents: Sequence[Extent]
@@ -157,6 +160,9 @@ class Arch(Protocol):
 
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description."""
+
+    def remote_registers(self, registers: Registers) -> bytes:
+        """Return the reply to gdb's packet ``g``, in the order of the description."""
 
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode."""

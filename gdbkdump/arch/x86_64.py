@@ -19,6 +19,7 @@ from gdbkdump.arch.base import (
     TableEntry,
     UserPage,
 )
+from gdbkdump.arch.x86_64_remote import TARGET_DESCRIPTION, remote_registers
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ class X86_64:
     }
     # __KERNEL_CS and __KERNEL_DS (arch/x86/include/asm/segment.h).
     kernel_segments: Registers = {"cs": 0x10, "ss": 0x18}  # noqa: RUF012
+    target_description = TARGET_DESCRIPTION
 
     def image_delta(
         self, info: VmcoreInfo | None, extents: Sequence[Extent]
@@ -352,6 +354,10 @@ class X86_64:
     def make_prstatus(self, pid: int, registers: Registers) -> bytes:
         """Return an NT_PRSTATUS description; registers not named are zero."""
         return _PRSTATUS.pack(pid, *map(registers.get, self.registers, repeat(0)))
+
+    def remote_registers(self, registers: Registers) -> bytes:
+        """Return the reply to gdb's packet ``g``; registers not named are zero."""
+        return remote_registers(registers)
 
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode (cs has ring 3)."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import gdb
 
-from gdbkdump.debugger import console
+from gdbkdump.debugger import console, server
 from gdbkdump.debugger.adapter import Debugger, register_commands
 from gdbkdump.debugger.banner import banner
 from gdbkdump.debugger.corecommands import watch_core_commands
@@ -34,12 +34,12 @@ from gdbkdump.debugger.files import (
 )
 from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
-from gdbkdump.debugger.inferiors import load_core
 from gdbkdump.debugger.modules import ModuleLoader
 from gdbkdump.debugger.parameters import Settings
 from gdbkdump.debugger.paths import is_plain, plain_path
 from gdbkdump.debugger.processes import Processes
 from gdbkdump.debugger.symbols import load_symbol_file
+from gdbkdump.debugger.view import load_view
 from gdbkdump.errors import (
     FormatError,
     KdumpError,
@@ -48,12 +48,9 @@ from gdbkdump.errors import (
 )
 from gdbkdump.kernel.sched import default_task
 from gdbkdump.recordedtypes import record_types, recorded_types
-from gdbkdump.render.escape import decode, escape
 from gdbkdump.render.text import lines
 from gdbkdump.session import open_session
 from gdbkdump.target.cache import cache_folder
-from gdbkdump.target.threads import KernelThread, Threads, kernel_threads
-from gdbkdump.target.viewcore import kernel_ranges, write_view_core
 from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
 
 if TYPE_CHECKING:
@@ -166,7 +163,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
             _load_symbols(session, vmlinux, folder)
         else:
             load_symbol_file(session, folder)
-        threads = _load_view(session, folder)
+        threads = load_view(session, folder, debugger.settings.transport)
     debugger.attach(session, threads.threads)
     session.problems += threads.problems()
     _select_task(debugger, session)
@@ -281,38 +278,9 @@ def _no_collection() -> Iterator[None]:
 def _unload() -> None:
     # Without the executable gdb has no file to take link-time values from.
     with console.quiet():
+        server.disconnect()
         for command in ("core-file", "exec-file", "symbol-file"):
             gdb.execute(command, to_string=True)
-
-
-def _load_view(session: Session, folder: Path) -> Threads:
-    kernel = session.kernel
-    # The ranges first: their walk spares each thread's stack one of its own.
-    is_flat = session.dump.is_flat
-    ranges = kernel_ranges(kernel, session.dump, session.problems) if is_flat else []
-    try:
-        threads = kernel_threads(kernel)
-    except KdumpError as error:
-        # Without types or tasks the memory is still there to be looked at.
-        session.problems.append(f"gdb has no threads: {error}")
-        threads = Threads()
-    if not is_flat:
-        session.problems.append(
-            f"gdb itself cannot read a {session.dump.format} dump: the k-commands can"
-        )
-        return threads
-    core = folder / "view.core"
-    write_view_core(core, kernel.arch, threads.threads, ranges, session.path)
-    load_core(core)
-    names = {thread.id: _thread_name(thread) for thread in threads.threads}
-    for thread in gdb.selected_inferior().threads():
-        thread.name = names.get(thread.ptid[1], "?")
-    return threads
-
-
-def _thread_name(thread: KernelThread) -> str:
-    name = escape(decode(thread.name))
-    return f"{name} [{thread.mark}]" if thread.mark else name
 
 
 def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:

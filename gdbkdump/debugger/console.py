@@ -28,6 +28,25 @@ def quiet() -> Iterator[None]:
         gdb.execute(f"set confirm {'on' if confirm else 'off'}")
 
 
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Let nothing reach standard output meanwhile.
+
+    gdb announces a stop past every way that it has to catch what a command prints.
+    """
+    gdb.flush()
+    kept = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.dup2(null, 1)
+        yield
+    finally:
+        gdb.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(null)
+
+
 def write_lines(lines: Iterable[str]) -> None:
     """Write lines as they come: gdb.write() costs 30 us whatever the length."""
     for piece in pieces(lines):

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+TRANSPORTS = ("auto", "core", "remote")
+
+
+def _environment(name: str, choices: Sequence[str]) -> str:
+    # What counts as the dump is opened can be chosen only before.
+    chosen = os.environ.get(name, "")
+    return chosen if chosen in choices else choices[0]
+
+
 class _Prefix(gdb.Command):
     def __init__(self, name: str, doc: str) -> None:
         self.__doc__ = doc
@@ -67,6 +76,11 @@ class Settings:
             "traceback", "whether a failed k-command shows a Python traceback.",
             gdb.PARAM_BOOLEAN, False,
         )  # fmt: skip
+        self._transport = _Parameter(
+            "transport",
+            "how gdb gets the dump (auto: a core where it can read the file).",
+            gdb.PARAM_ENUM, _environment("GDBKDUMP_TRANSPORT", TRANSPORTS), TRANSPORTS,
+        )  # fmt: skip
         self._debug_dir = _Parameter(
             "debug-dir",
             "folders to search for vmlinux and modules first, with colons between.",
@@ -95,6 +109,11 @@ class Settings:
     def shows_traceback(self) -> bool:
         """Whether failures show where in our code they arose."""
         return bool(self._traceback.value)
+
+    @property
+    def transport(self) -> str:
+        """How gdb gets threads and memory: ``auto``, ``core`` or ``remote``."""
+        return str(self._transport.value)
 
     @property
     def debug_dirs(self) -> list[Path]:

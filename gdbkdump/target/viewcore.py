@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from gdbkdump.target.threads import KernelThread
 
 _RANGE = struct.Struct("<QQQ")
-# gdb looks ranges up one after the other: 8 ns each, and opening takes 0.8 s for these.
-MAX_RANGES = 100_000
+# gdb looks ranges up one after the other, 8 ns each: with more than these our gdb
+# remote server is as fast (docs/design.md).
+MAX_RANGES = 50_000
 # Leaves of the page tables beyond the linear windows. KASAN's shadow maps one zero page
 # for terabytes; nothing else comes near.
 _MAX_LEAVES = 1 << 22
@@ -91,14 +92,7 @@ def kernel_ranges(kernel: Kernel, dump: DumpFile, problems: list[str]) -> list[R
     image = kernel.debuginfo.image[0]
     linear.sort(key=lambda r: r.start < image)
     others.sort(key=lambda r: (r.start < image, r.start - r.end))
-    ranges = linear + others
-    if len(ranges) > MAX_RANGES:
-        problems.append(
-            f"kernel memory is in {len(ranges)} pieces: gdb sees the {MAX_RANGES}"
-            " largest, the k-commands all"
-        )
-        ranges = ranges[:MAX_RANGES]
-    return ranges
+    return linear + others
 
 
 def _mapped_ranges(kernel: Kernel, runs: _Runs, problems: list[str]) -> Iterator[Range]:

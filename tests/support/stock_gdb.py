@@ -8,6 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 INIT = ROOT / "gdb-init.py"
@@ -27,19 +31,25 @@ def newest_gdb() -> Path:
     return Path(done.stdout.strip())
 
 
-def run_gdb(vmlinux: Path, vmcore: Path, *commands: str) -> str:
+def run_gdb(
+    vmlinux: Path,
+    vmcore: Path,
+    *commands: str,
+    gdb: str = "gdb",
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Return what ``gdb -batch`` prints when it runs the commands on a dump.
 
     None of them may fail. gdb brings its own Python, so our environment is left out.
     """
     words = [word for text in commands for word in ("-ex", text)]
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    inherited = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
     done = subprocess.run(
-        ["gdb", "-nx", "-batch", vmlinux, vmcore, "-x", INIT, *words],
+        [gdb, "-nx", "-batch", vmlinux, vmcore, "-x", INIT, *words],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env=inherited | dict(environment or {}),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

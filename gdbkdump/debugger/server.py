@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The gdb remote server of this session: a child of gdb, on a socket of its own.
+
+It is forked with the dump open, so nothing is read or indexed twice, and whatever
+Python gdb has will do. It is a process since gdb waits for answers while it holds
+Python's lock: a thread of gdb's could never give them. It ends with the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import traceback
+from typing import TYPE_CHECKING
+
+import gdb
+
+from gdbkdump.debugger import console
+from gdbkdump.errors import FormatError
+from gdbkdump.target.remote import RemoteTarget, gdb_memory, serve_gdb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gdbkdump.kernel.base import Kernel
+    from gdbkdump.target.threads import KernelThread
+
+# gdb connects at once, or never will.
+_CONNECT_TIMEOUT_S = 60
+_SETTINGS = (
+    # gdb keeps lines of stack and code until another thread is selected: whole pages
+    # are as quick to read, and most stacks lie in one.
+    "set dcache line-size 4096",
+    # A dead server is noticed at once, and a slow disk is none.
+    "set remotetimeout 86400",
+)
+_REFUSE = "maintenance refuse-to-run"
+# What gdb would have the server do, where it finds by itself that a core cannot.
+_RUNNING = (
+    "advance", "continue", "finish", "jump", "next", "nexti", "signal", "step",
+    "stepi", "until", "reverse-continue", "reverse-finish", "reverse-next",
+    "reverse-nexti", "reverse-step", "reverse-stepi",
+)  # fmt: skip
+
+
+def connect(kernel: Kernel, threads: Sequence[KernelThread], folder: Path) -> None:
+    """Start a server and make it gdb's target.
+
+    :param folder: private, for the socket
+    :raise FormatError: gdb cannot be connected
+    """
+    target = RemoteTarget(kernel.arch, threads, gdb_memory(kernel))
+    for setting in _SETTINGS:
+        gdb.execute(setting, to_string=True)
+    try:
+        pid = _connect(target, folder)
+    except (OSError, gdb.error) as error:
+        raise FormatError(f"gdb cannot reach its server of the dump: {error}") from None
+    _define_hooks()
+    _watch(pid)
+
+
+def disconnect() -> None:
+    """Leave the server of the dump that was open, if there was one."""
+    connection = gdb.selected_inferior().connection
+    if connection is not None and connection.type == "remote":
+        gdb.execute("disconnect", to_string=True)
+
+
+def _connect(target: RemoteTarget, folder: Path) -> int:
+    # By this name the path is short enough for a socket, whatever the folder's is.
+    directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = f"/proc/self/fd/{directory}/gdb"
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as undo:
+        undo.callback(os.close, directory)
+        listener.bind(path)
+        undo.callback(os.unlink, path)
+        listener.listen(1)
+        pid = os.fork()
+        if pid == 0:
+            _serve(listener, target)
+        with console.muted():
+            gdb.execute(f"target remote {path}", to_string=True)
+    return pid
+
+
+def _serve(listener: socket.socket, target: RemoteTarget) -> None:
+    # Never returns: what gdb has set up for its own end is not to run here.
+    code = 1
+    try:
+        _leave_gdb()
+        listener.settimeout(_CONNECT_TIMEOUT_S)
+        connection, _ = listener.accept()
+        listener.close()
+        connection.settimeout(None)
+        with contextlib.suppress(ConnectionError):
+            serve_gdb(connection, target)
+        code = 0
+    finally:
+        if code:
+            traceback.print_exc()
+        os._exit(code)
+
+
+def _leave_gdb() -> None:
+    # In a session of its own no signal of the terminal comes here.
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGSEGV, signal.SIGBUS):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    # No object of gdb's may be collected in a process that is not gdb.
+    gc.disable()
+
+
+class _Refuse(gdb.Command):
+    """Fail, with what gdb says where only a core is open."""
+
+    def __init__(self) -> None:
+        super().__init__(_REFUSE, gdb.COMMAND_MAINTENANCE)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        raise gdb.GdbError(argument)
+
+
+def _define_hooks() -> None:
+    # gdb asks before it leaves what it takes for a running program.
+    _define_hook("quit", "set confirm off")
+    _Refuse()
+    for command in _RUNNING:
+        _define_hook(command, f"{_REFUSE} The program is not being run.")
+    _define_hook("kill", f"{_REFUSE} You can't do that without a process to debug.")
+
+
+def _define_hook(command: str, line: str) -> None:
+    with contextlib.suppress(gdb.error):
+        gdb.execute(f"show user hook-{command}", to_string=True)
+        return  # the user's own
+    gdb.execute(f"define hook-{command}\n{line}\nend", to_string=True)
+
+
+def _watch(pid: int) -> None:
+    def report(event: object) -> None:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if ended else 0
+        if code:
+            why = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+            console.write_error(
+                f"gdb's server of the dump {why}: start gdb again for its own commands"
+                " (the k-commands do not need it)"
+            )
+
+    gdb.events.connection_removed.connect(report)
