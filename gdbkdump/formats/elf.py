@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ELF vmcores: /proc/vmcore, copies of it, and ``makedumpfile -E``.
+"""ELF vmcores: /proc/vmcore, copies of it, ``makedumpfile -E``, and /proc/kcore.
 
 Read with ``pread`` alone: an mmap of a file that somebody truncates would kill gdb with
 SIGBUS. Every size and offset is checked against the file before it is used.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 from gdbkdump.formats.base import Extent, Note, Saving
-from gdbkdump.formats.notes import parse_notes
+from gdbkdump.formats.notes import NT_PRPSINFO, parse_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,10 @@ _PN_XNUM = 0xFFFF
 _MAX_PHDRS = 1 << 22
 _MAX_NOTE_BYTES = 16 << 20
 _PHYS_LIMIT = 1 << 52
+# fs/proc/kcore.c: p_paddr of what is not a run of RAM (vmalloc, modules, vmemmap).
+_NO_PADDR = (1 << 64) - 1
+# struct elf_prpsinfo: where pr_fname is.
+_PR_FNAME = 40
 # makedumpfile (elf_info.h): DUMP_ELF_INCOMPLETE in e_flags.
 _INCOMPLETE = 1
 # Of the hypervisor (XEN_ELFNOTE_CRASH_INFO) and of its own VMCOREINFO.
@@ -62,6 +66,12 @@ class ElfDump:
         self.notes: Sequence[Note] = []
         self.extents: Sequence[Extent] = []
         self._sort_headers(table)
+        if _is_kcore(self.notes):
+            self.format = "live kernel (/proc/kcore)"
+            self.problems.append(
+                "the kernel runs: it changes while it is read, and what its CPUs have"
+                " in their registers is not known"
+            )
         self.saving = Saving(erased=_erased(self.notes))
         self._index()
 
@@ -122,7 +132,9 @@ class ElfDump:
         for type_, _, offset, vaddr, paddr, file_size, size, _ in table:
             if is_qemus:
                 size = file_size
-            if type_ == _PT_LOAD and (size or file_size):
+            # Page tables lead to those without, and to RAM that another PT_LOAD has.
+            has_paddr = paddr != _NO_PADDR
+            if type_ == _PT_LOAD and (size or file_size) and has_paddr:
                 if paddr + max(size, file_size) > _PHYS_LIMIT or file_size > size:
                     self.problems.append(
                         f"PT_LOAD of {file_size:#x}/{size:#x} bytes at physical"
@@ -236,6 +248,17 @@ class ElfDump:
     def close(self) -> None:
         """Give the file back."""
         self._file.close()
+
+
+def _is_kcore(notes: Sequence[Note]) -> bool:
+    # The kernel names itself where a core has the name of the program.
+    name = b"vmlinux\0"
+    return any(
+        note.name == b"CORE"
+        and note.type == NT_PRPSINFO
+        and note.desc[_PR_FNAME : _PR_FNAME + len(name)] == name
+        for note in notes
+    )
 
 
 def _erased(notes: Sequence[Note]) -> tuple[bytes, ...]:

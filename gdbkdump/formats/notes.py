@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NT_PRSTATUS = 1
+NT_PRPSINFO = 3
 NT_AUXV = 6
 _HEADER = struct.Struct("<III")
 # A CPU has one note, so this is beyond every machine; it bounds a corrupt file.

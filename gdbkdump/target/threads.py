@@ -56,7 +56,7 @@ class Threads:
         """Return what the reader of a backtrace has to know, one line each."""
         lines = []
         if self.silent_cpus:
-            cpus = ", ".join(map(str, self.silent_cpus))
+            cpus = ", ".join(map(str, sorted(self.silent_cpus)))
             lines.append(
                 f"CPU {cpus} saved no registers: no backtrace of what ran there"
             )

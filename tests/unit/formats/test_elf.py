@@ -259,6 +259,30 @@ def test_virtual_addresses_of_a_hypervisor_are_not_used(opened):
     assert raised.value.reason is FaultReason.HOLE
 
 
+def kcore_note(name=b"vmlinux"):
+    return note(b"CORE", 3, bytes(40) + name.ljust(16, b"\0") + bytes(80))
+
+
+def test_kcore_is_ram_and_what_leads_to_ram(opened):
+    # fs/proc/kcore.c gives vmalloc and vmemmap no physical address.
+    segments = [
+        Segment(2**64 - 1, b"v" * 4096, vaddr=0xFFFFC90000000000),
+        Segment(0x1000, LOW, vaddr=0xFFFF888000001000),
+        Segment(2**64 - 1, b"m" * 4096, vaddr=0xFFFFEA0000000000),
+    ]
+    dump = opened(ElfCore(segments, kcore_note()))
+    assert [(e.paddr, e.size) for e in dump.extents] == [(0x1000, 8192)]
+    assert dump.read_phys(0x1000, 8192) == LOW
+    assert dump.format == "live kernel (/proc/kcore)"
+    assert [line.partition(":")[0] for line in dump.problems] == ["the kernel runs"]
+
+
+@pytest.mark.parametrize("name", [b"bash", b"vmlinux-gtk"])
+def test_the_core_of_a_program_is_not_taken_for_kcore(opened, name):
+    dump = opened(ElfCore([Segment(0x1000, LOW)], kcore_note(name)))
+    assert (dump.format, dump.problems) == ("ELF vmcore", [])
+
+
 @pytest.mark.parametrize("owner", [b"Xen", b"VMCOREINFO_XEN"])
 def test_dumps_of_xen_are_refused(opened, owner):
     with pytest.raises(FormatError, match="Xen hypervisor"):
