@@ -31,7 +31,8 @@ GDB_PACKAGES = (
     "python3-tabulate",
     "python3-zstandard",
 )
-TEST_PACKAGES = ("python3-venv", "python3-pip")
+# libkdumpfile reads formats that we leave to it; its bindings are for Debian's Python.
+TEST_PACKAGES = ("python3-venv", "python3-pip", "python3-libkdumpfile")
 
 
 def _is_installed(package: str) -> bool:

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
 # First bytes of what is not (or not yet) read, and what to do about it.
 _ADVICE: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"DISKDUMP", "an old diskdump file, which is not supported"),
-    (0, b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "an LKCD dump, which is not supported"),
-    (0, b"\xa8\x19\x01\x73\x61\x8f\x23\xed", "an LKCD dump, which is not supported"),
-    (0, bytes.fromhex("a8190173618f23fd"), "an s390 stand-alone dump, not supported"),
-    (0, b"sadu\0\0mp", "a sadump file, which is not supported"),
     (0, b"\xd2\xbe\xd2\xbe", "a VMware snapshot: convert it with vmss2core"),
     (0, b"\xd3\xbe\xd3\xbe", "a VMware snapshot: convert it with vmss2core"),
     (0, b"\xd0\xbe\xd0\xbe", "a VMware snapshot: convert it with vmss2core"),
@@ -35,10 +30,20 @@ _ADVICE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"EMiL", "a LiME memory image, which is not supported"),
     (0, b"AVML", "an AVML memory image, which is not supported"),
     (0, b"PAGEDU64", "a Windows crash dump"),
+    (0, b"PAGEDUMP", "a Windows crash dump"),
+    (
+        0,
+        b"\x7fVirtualBox SavedState",
+        "a saved state of VirtualBox: dump with VBoxManage debugvm VM dumpvmcore",
+    ),
     (0, b"\x28\xb5\x2f\xfd", "a zstd-compressed file: decompress it first"),
     (0, b"\x1f\x8b", "a gzip-compressed file: decompress it first"),
     (0, b"\xfd7zXZ\0", "an xz-compressed file: decompress it first"),
     (0, b"BZh", "a bzip2-compressed file: decompress it first"),
+    (0, b"\x04\x22\x4d\x18", "an lz4-compressed file: decompress it first"),
+    (0, b"\x89LZO\0", "an lzop-compressed file: decompress it first"),
+    (0, b"PK\3\4", "a zip archive: unpack it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     (257, b"ustar", "a tar archive: unpack it first"),
 )
 
@@ -149,11 +154,26 @@ def _open_diskdump(files: list[DumpBytes], report: Report) -> DumpFile:
     return DiskDump(files, report)
 
 
+def _open_with_library(files: list[DumpBytes], report: Report) -> DumpFile:
+    from gdbkdump.formats.library import LibraryDump
+
+    if len(files) > 1:
+        raise FormatError(f"{files[0].path}: of this format only one file can be read")
+    dump = LibraryDump(files[0].path)
+    files[0].close()
+    return dump
+
+
 _FLATTENED = b"makedumpfile\0\0\0\0"
 # First bytes of what is read, and what reads it.
 _FORMATS: tuple[tuple[bytes, Open], ...] = (
     (b"\x7fELF", _open_elf),
     (b"KDUMP   ", _open_diskdump),
+    (b"DISKDUMP", _open_with_library),  # before kdump
+    (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _open_with_library),  # LKCD
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _open_with_library),  # big-endian
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", _open_with_library),  # s390 stand-alone
+    (b"sadump\0\0", _open_with_library),  # Fujitsu's firmware
 )
 
 

@@ -14,6 +14,7 @@ from gdbkdump.commands import find_command
 from gdbkdump.kernel.sched import task_problems
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
+from tests.support.mklkcd import write_lkcd
 from tests.support.stock_gdb import run_gdb
 
 # What does not depend on how the guest was dumped.
@@ -216,6 +217,31 @@ def test_the_page_tables_of_a_cpu_lead_to_the_kernel(without_vmcoreinfo, elf):
     ]
     for line in ALIKE:
         assert without_vmcoreinfo.rows(line) == elf.rows(line)
+
+
+@pytest.fixture(scope="module")
+def lkcd(hypervisor_dir, elf, tmp_path_factory):
+    """The same guest as an LKCD dump, which libkdumpfile reads."""
+    if hypervisor_dir.name != "qemu-panicked-6.1":
+        pytest.skip("it takes 5 s, and one guest is as good as another")
+    dump = elf.session.dump
+    size = max(dump.extents, key=lambda extent: extent.size).size
+    pages = ((at, dump.read_phys(at, 4096)) for at in range(0, size, 4096))
+    path = tmp_path_factory.mktemp("lkcd") / "dump"
+    variant = Variant(write_lkcd(path, pages))
+    yield variant
+    variant.session.close()
+    path.unlink()
+
+
+def test_libkdumpfile_reads_the_same(lkcd, elf):
+    # Such a file has no hypervisor's registers.
+    for line in ("kps", "klog", "kmod", "kbt wl-deep", "kforeach UN kbt"):
+        assert lkcd.rows(line) == elf.rows(line)
+    reasons = [row["reason"] for row in lkcd.rows("kregs -a")]
+    assert reasons == [
+        f"the registers of CPU {n} are not in the dump" for n in range(4)
+    ]
 
 
 def test_gdb_sees_the_same_in_all_formats(hypervisor_dir, variants):

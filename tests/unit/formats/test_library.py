@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Dumps that libkdumpfile reads, in its own process, however that ends."""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+
+import pytest
+from support.mklkcd import write_lkcd
+
+from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.formats import kdumpfile_worker, library, open_dump
+
+_FIRST_PAGE = 65536
+
+
+def page(seed):
+    """A page that does not shrink to nothing, and one that does not shrink at all."""
+    rest = bytes(4000) if seed % 2 else random.Random(seed).randbytes(4000)
+    return struct.pack("<Q", seed).ljust(96, b"\7") + rest
+
+
+PAGES = {0x1000 * n: page(n) for n in (1, 2, 3, 16, 17, 4096)}
+
+
+@pytest.fixture
+def lkcd(tmp_path):
+    return write_lkcd(tmp_path / "dump", PAGES.items(), compress=True)
+
+
+@pytest.fixture
+def dump(lkcd):
+    opened = open_dump(lkcd)
+    yield opened
+    opened.close()
+
+
+def test_pages_of_an_lkcd_dump(dump):
+    assert dump.format == "Linux Kernel Crash Dump v9 (libkdumpfile)"
+    assert (dump.machine, dump.is_flat, list(dump.notes)) == (62, False, [])
+    assert [(e.vaddr, e.paddr, e.size) for e in dump.extents] == [
+        (None, 0x1000, 0x3000), (None, 0x10000, 0x2000), (None, 0x1000000, 0x1000),
+    ]  # fmt: skip
+    for paddr, data in PAGES.items():
+        assert dump.read_phys(paddr, 4096) == data
+    whole = b"".join(PAGES[n] for n in (0x1000, 0x2000, 0x3000))
+    assert dump.read_phys(0x1FFF, 0x1002) == whole[0xFFF:0x2001]
+    assert dump.file_range(0x1000) is None
+
+
+@pytest.mark.parametrize(
+    ("paddr", "size", "lacks"),
+    [(0, 1, 0), (0x3FFF, 2, 0x4000), (0x9000, 8, 0x9000), (1 << 51, 8, 1 << 51)],
+)
+def test_pages_that_are_not_there(dump, paddr, size, lacks):
+    with pytest.raises(FaultError) as raised:
+        dump.read_phys(paddr, size)
+    assert (raised.value.address, raised.value.reason) == (lacks, FaultReason.HOLE)
+
+
+def test_a_damaged_page_is_one_error_and_the_others_are_there(lkcd):
+    data = bytearray(lkcd.read_bytes())
+    # The first page's bytes, behind its address, size and flags.
+    data[_FIRST_PAGE + 16 : _FIRST_PAGE + 24] = b"\xff" * 8
+    lkcd.write_bytes(data)
+    dump = open_dump(lkcd)
+    with pytest.raises(FormatError, match="libkdumpfile at 0x1000: "):
+        dump.read_phys(0x1000, 16)
+    assert dump.read_phys(0x2000, 4096) == PAGES[0x2000]
+    dump.close()
+
+
+@pytest.mark.parametrize("size", [8, 300, 741])
+def test_a_cut_header_is_one_error(lkcd, size):
+    lkcd.write_bytes(lkcd.read_bytes()[:size])
+    with pytest.raises(FormatError, match="libkdumpfile"):
+        open_dump(lkcd)
+
+
+@pytest.mark.parametrize("size", [_FIRST_PAGE, _FIRST_PAGE + 7, _FIRST_PAGE + 100])
+def test_what_was_cut_off_is_not_there(lkcd, size):
+    lkcd.write_bytes(lkcd.read_bytes()[:size])
+    dump = open_dump(lkcd)
+    with pytest.raises((FaultError, FormatError)):
+        dump.read_phys(0x2000, 8)
+    dump.close()
+
+
+@pytest.mark.parametrize(
+    "magic", ["a8190173618f23ed", "a8190173618f23fd", "736164756d700000",
+              "4449534b44554d50"],
+)  # fmt: skip
+def test_formats_that_are_the_librarys_business(tmp_path, magic):
+    path = tmp_path / "dump"
+    path.write_bytes(bytes.fromhex(magic).ljust(1 << 17, b"\0"))
+    with pytest.raises(FormatError, match="libkdumpfile"):
+        open_dump(path)
+
+
+def test_without_the_library_it_is_named(lkcd, monkeypatch):
+    # This Python has it not: it is Debian's package, for Debian's Python.
+    monkeypatch.setattr(library.shutil, "which", lambda name: sys.executable)
+    with pytest.raises(FormatError) as raised:
+        open_dump(lkcd)
+    assert "on Debian install python3-libkdumpfile" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+TOLD = '{"format": "x", "arch": "x86_64", "runs": [[0, 4096]], "vmcoreinfo": null, \
+"prstatus": []}'
+
+
+@pytest.fixture
+def worker(lkcd, tmp_path, monkeypatch):
+    """Put a program in the place of the worker; return a function that does so."""
+
+    def put(body):
+        program = tmp_path / "worker.py"
+        program.write_text(f"import os, sys, time\nprint('{TOLD}', flush=True)\n{body}")
+        monkeypatch.setattr(kdumpfile_worker, "__file__", str(program))
+        return open_dump(lkcd)
+
+    return put
+
+
+def test_its_death_is_one_error_and_it_is_started_again(worker, tmp_path):
+    count = tmp_path / "count"
+    dump = worker(
+        f"open({str(count)!r}, 'a').write('x')\n"
+        "sys.stdin.buffer.read(12)\n"
+        "os.kill(os.getpid(), 11)"
+    )
+    for _ in range(2):
+        with pytest.raises(FormatError, match=r"died of this file \(signal 11\)"):
+            dump.read_phys(0, 8)
+    assert count.read_text() == "xx"
+    dump.close()
+
+
+def test_its_silence_is_one_error(worker, monkeypatch):
+    monkeypatch.setattr(library, "_READ_LIMIT_S", 0.2)
+    dump = worker("time.sleep(100)")
+    with pytest.raises(FormatError, match="libkdumpfile does not answer"):
+        dump.read_phys(0, 8)
+    dump.close()
+
+
+def test_answers_that_are_none(worker):
+    dump = worker("sys.stdout.buffer.write(bytes(5)); sys.stdout.flush(); input()")
+    with pytest.raises(FormatError, match="libkdumpfile at 0x0: "):
+        dump.read_phys(0, 8)
+    dump.close()
