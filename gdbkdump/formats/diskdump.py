@@ -46,7 +46,8 @@ _MAX_TEXT = 16 << 20
 _UTSNAME = 65
 _CHUNK = 256  # descriptors that are read at once
 _MAX_CHUNKS = 2048  # 12 MiB of them
-_TAIL = 4096
+_TAIL = 4096  # descriptors that tell whether the end is there
+_MANY = 1 << 16
 
 # e_machine by utsname.machine and, where that is empty, by the size of NT_PRSTATUS.
 _EM_X86_64 = 62
@@ -199,13 +200,14 @@ class _Part:
         self.is_cut = bool(file.is_cut or self._is_cut())
 
     def _is_cut(self) -> bool:
-        # Pages are written in the order of their descriptors.
+        # Pages and their descriptors are written in order, so the last ones tell: if
+        # they are beyond the end, or were never written.
         count = min(self.dumped.total, _TAIL)
         raw = self._read(self.dumped.total - count, count)
         if len(raw) < count * _DESCRIPTOR.size:
             return True
         return any(
-            self.file.size < at + length <= self.limit
+            not at or self.file.size < at + length <= self.limit
             for at, length, *_ in _DESCRIPTOR.iter_unpack(raw)
         )
 
@@ -233,22 +235,26 @@ class _Part:
 
     def lost(self, report: Report) -> int:
         """Return how many of the pages that should be in the file are not."""
-        step = 1 << 16
         total = self.dumped.total
         there = 0
-        for first in range(0, total, step):
+        for first in range(0, total, _MANY):
             report("counting lost pages", first, total)
-            words = array("Q")
-            words.frombytes(self._read(first, min(step, total - first)))
-            offsets = words[0::3]
-            there += len(offsets) - offsets.count(0)
-            if len(offsets) and max(offsets) + self.header.block_size > self.file.size:
-                sizes = [word & 0xFFFFFFFF for word in words[1::3]]
-                there -= sum(
-                    at + size > self.file.size and at > 0
-                    for at, size in zip(offsets, sizes, strict=True)
-                )
+            there += self._count(self._read(first, min(_MANY, total - first)))
         return total - there
+
+    def _count(self, raw: bytes) -> int:
+        # How many of these descriptors are of pages that are in the file.
+        if raw == bytes(len(raw)):
+            return 0
+        words = array("Q", raw)
+        offsets = words[0::3]
+        there = len(offsets) - offsets.count(0)
+        if max(offsets) + self.header.block_size > self.file.size:
+            there -= sum(
+                at > 0 and at + (size & 0xFFFFFFFF) > self.file.size
+                for at, size in zip(offsets, words[1::3], strict=True)
+            )
+        return there
 
 
 class DiskDump:
@@ -343,7 +349,7 @@ class DiskDump:
         stopped = any(part.header.status & _INCOMPLETE for part in self._parts)
         if stopped or any(part.is_cut for part in self._parts):
             self.is_incomplete = True
-            why = "makedumpfile could not write all" if stopped else "truncated"
+            why = "makedumpfile could not write all" if stopped else "its end is cut"
             pages, lost = sum(p.dumped.total for p in self._parts), self._lost
             self.problems.append(
                 f"the dump is incomplete ({why}): {lost} of {pages} pages are lost"

@@ -190,6 +190,17 @@ def test_a_page_of_another_length_is_damaged(opened):
     assert dump.read_phys(4 * PAGE, PAGE) == page(4)
 
 
+def test_descriptors_that_were_never_written(opened):
+    # makedumpfile was killed: no flag in the header, no data behind the last page.
+    file = KdumpFile(PAGES, descriptors={3: (0, 0, 0), 4: (0, 0, 0)})
+    dump = opened(file)
+    assert (dump.is_incomplete, dump.missing) == (True, 2 * PAGE)
+    assert dump.problems == [
+        "the dump is incomplete (its end is cut): 2 of 5 pages are lost"
+    ]
+    assert fault(dump, 40 * PAGE)[0] is FaultReason.MISSING
+
+
 def test_truncated_anywhere(opened):
     file = KdumpFile(PAGES, vmcoreinfo=b"A=1\n", notes=note(b"CORE", 1, bytes(336)))
     whole = len(file.build())
@@ -208,7 +219,7 @@ def test_truncated_anywhere(opened):
                 assert error.reason is FaultReason.MISSING
                 lost += 1
         assert dump.missing == lost * PAGE > 0
-        assert "(truncated)" in dump.problems[-1]
+        assert "(its end is cut)" in dump.problems[-1]
 
 
 @pytest.mark.parametrize(
