@@ -71,7 +71,8 @@ _MODULES = ("virtio_pci", "virtio_blk", "loop", "dummy")
 _FW_CFG = "qemu_fw_cfg"
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
+    """Return what tells such parts from all others, in a few letters."""
     total = hashlib.sha256()
     for part in parts:
         total.update(hashlib.sha256(part).digest())
@@ -168,7 +169,7 @@ class Cache:
 
     def kernel(self, source: KernelSource, packages: KernelPackages) -> Path:
         """Return the directory of an unpacked kernel, made if need be."""
-        key = _digest(repr((packages, _MODULES)).encode())
+        key = digest(repr((packages, _MODULES)).encode())
         directory = self._directory / f"kernels/{packages.release}-{key}"
         if not directory.exists():
             with self._making(directory) as work:
@@ -178,7 +179,7 @@ class Cache:
     def module(self, source: KernelSource, packages: KernelPackages) -> Path:
         """Return our module for a kernel, made if need be."""
         sources = [_CRASHME / name for name in _MODULE_SOURCES]
-        key = _digest(repr(packages).encode(), *(path.read_bytes() for path in sources))
+        key = digest(repr(packages).encode(), *(path.read_bytes() for path in sources))
         directory = self._directory / f"kernels/crashme-{packages.release}-{key}"
         if not directory.exists():
             headers = self._headers(source, packages)
@@ -188,7 +189,7 @@ class Cache:
 
     def fw_cfg(self, source: KernelSource, packages: KernelPackages) -> Path:
         """Return the module qemu_fw_cfg of a kernel, unpacked if need be."""
-        key = _digest(repr((packages, _FW_CFG)).encode())
+        key = digest(repr((packages, _FW_CFG)).encode())
         directory = self._directory / f"kernels/fw_cfg-{packages.release}-{key}"
         if not directory.exists():
             with self._making(directory) as work:
@@ -197,7 +198,7 @@ class Cache:
 
     def _headers(self, source: KernelSource, packages: KernelPackages) -> Path:
         """Return the directory of a kernel's headers and compiler, made if need be."""
-        key = _digest(repr(packages).encode())
+        key = digest(repr(packages).encode())
         directory = self._directory / f"kernels/headers-{packages.release}-{key}"
         if not directory.exists():
             with self._making(directory) as work:
@@ -211,7 +212,7 @@ class Cache:
             guest += sorted(_CRASHME.iterdir())
         if isinstance(scenario, HypervisorScenario):
             guest += sorted(_HYPERVISOR.iterdir())
-        key = _digest(
+        key = digest(
             repr((scenario, packages, _MODULES)).encode(),
             *(path.read_bytes() for path in guest),
         )
@@ -390,7 +391,7 @@ def _read_truth(dump: Path, scenario: Scenario) -> dict[str, Any]:
 def _refresh_truth(dump: Path, scenario: Scenario) -> None:
     """Convert the guest's records, unless today's scripts have done that."""
     scripts = [_HERE / name for name in ("truth.py", "crash.py")]
-    converter = _digest(*(path.read_bytes() for path in scripts))
+    converter = digest(*(path.read_bytes() for path in scripts))
     info = json.loads((dump / "info.json").read_text())
     if info.get("converter") == converter:
         return
@@ -463,7 +464,8 @@ def _is_wanted(scenario: Scenario, arguments: argparse.Namespace) -> bool:
     return named or arguments.all
 
 
-def _cache_directory() -> Path:
+def cache_directory() -> Path:
+    """Return where kernels and dumps are kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "gdbkdump"
 
@@ -473,7 +475,7 @@ def main() -> int:
     scenarios = load_scenarios()
     arguments = _parse_arguments(scenarios)
     crashes = [each for each in scenarios.values() if isinstance(each, CrashScenario)]
-    cache = Cache(_cache_directory(), {each.kernel for each in crashes})
+    cache = Cache(cache_directory(), {each.kernel for each in crashes})
     # Unwind when told to stop, so that no QEMU and no half-made dump is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.list:

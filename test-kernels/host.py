@@ -32,7 +32,7 @@ GDB_PACKAGES = (
     "python3-zstandard",
 )
 # libkdumpfile reads formats that we leave to it; its bindings are for Debian's Python.
-TEST_PACKAGES = ("python3-venv", "python3-pip", "python3-libkdumpfile")
+TEST_PACKAGES = ("makedumpfile", "python3-venv", "python3-pip", "python3-libkdumpfile")
 
 
 def _is_installed(package: str) -> bool:
@@ -109,6 +109,16 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def make_variants(dumps: Iterable[Path]) -> None:
+    """Make the dumps in other formats too, with what pyproject.toml asks for.
+
+    :raise BuildError: one cannot be made
+    """
+    command = [str(venv()), str(ROOT / "test-kernels/variants.py"), *map(str, dumps)]
+    if subprocess.run(command, check=False).returncode:
+        raise BuildError("the dumps could not be made in other formats")
 
 
 def make_dumps(names: Iterable[str]) -> list[Path]:

@@ -23,11 +23,18 @@ _NO_DRGN = 77
 
 
 def ask_drgn(
-    directory: Path, reads: Sequence[tuple[int, int]] = (), pcs: Sequence[int] = ()
+    directory: Path,
+    reads: Sequence[tuple[int, int]] = (),
+    pcs: Sequence[int] = (),
+    core: Path | None = None,
 ) -> dict[str, list[Any]]:
-    """Return what drgn says of a dump; skip where there is no drgn."""
+    """Return what drgn says of a dump; skip where there is no drgn.
+
+    :param core: the dump, if it is another than the directory's own
+    """
+    python = os.environ.get("GDBKDUMP_TEST_PYTHON", sys.executable)
     done = subprocess.run(
-        [os.environ.get("GDBKDUMP_TEST_PYTHON", sys.executable), __file__, directory],
+        [python, __file__, directory, core or directory / "vmcore"],
         input=json.dumps({"reads": list(reads), "pcs": list(pcs)}),
         capture_output=True,
         text=True,
@@ -40,11 +47,13 @@ def ask_drgn(
     return answer
 
 
-def _answer(directory: str, asked: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _answer(
+    directory: str, core: str, asked: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
     import drgn
 
     program = drgn.Program()
-    program.set_core_dump(f"{directory}/vmcore")
+    program.set_core_dump(core)
     program.load_debug_info([f"{directory}/vmlinux"])
 
     def read(address: int, size: int) -> str | None:
@@ -70,4 +79,4 @@ if __name__ == "__main__":
         import drgn  # noqa: F401
     except ImportError:
         sys.exit(_NO_DRGN)
-    json.dump(_answer(sys.argv[1], json.load(sys.stdin)), sys.stdout)
+    json.dump(_answer(sys.argv[1], sys.argv[2], json.load(sys.stdin)), sys.stdout)
