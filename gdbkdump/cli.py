@@ -19,6 +19,7 @@ from gdbkdump import __version__
 from gdbkdump.commands import find_command
 from gdbkdump.errors import CommandError, FormatError, KdumpError, MismatchError
 from gdbkdump.formats import is_executable
+from gdbkdump.formats.hints import parse_hints
 from gdbkdump.render.pieces import pieces
 from gdbkdump.render.progress import Progress
 from gdbkdump.session import open_session
@@ -36,6 +37,7 @@ Without -c gdb is started on the dump, every task a thread; other options are gd
   gdbkdump vmcore                     open gdb; vmlinux is found by its build-id
   gdbkdump vmcore vmlinux -ex bt      the same with a vmlinux, and bt as first command
   gdbkdump vmcore1 vmcore2 vmlinux    a split dump; the other parts are also found
+  gdbkdump --base 0 memory            bare memory, as QEMU's pmemsave writes it
   gdbkdump vmcore -c ksys -c 'kps -m UN' -c klog --json
   gdbkdump vmcore -c khelp            list the commands
 
@@ -66,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
         help="look for vmlinux here too (repeatable)",
     )  # fmt: skip
     parser.add_argument(
+        "--base", metavar="ADDR",
+        help="the dump is bare memory, of which this is the first physical address",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vmcoreinfo", metavar="ADDR|FILE",
+        help="where VMCOREINFO is: a physical address, or a file that holds it",
+    )  # fmt: skip
+    parser.add_argument(
         "--gdb", default="gdb", metavar="GDB", help="which gdb to start"
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -78,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
     try:
         args.vmcores, args.vmlinux = _sort_files(args.files)
+        args.hints = parse_hints(args.base, args.vmcoreinfo)
         if args.commands:
             return _run_commands(args)
         return _start_gdb(args, gdb_options)
@@ -96,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     # From the first option that is none of ours, or "--", all is gdb's.
     options = {"-h": 0, "--help": 0, "--version": 0, "--json": 0, "-c": 1, "--gdb": 1,
-               "--debug-dir": 1}  # fmt: skip
+               "--debug-dir": 1, "--base": 1, "--vmcoreinfo": 1}  # fmt: skip
     at = 0
     while at < len(words) and words[at] != "--":
         name = words[at].partition("=")[0]
@@ -152,7 +163,10 @@ def _run_commands(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace) -> Session:
     return open_session(
-        *args.vmcores, report=Progress(_show), types_without_btf=_recorded_types
+        *args.vmcores,
+        hints=args.hints,
+        report=Progress(_show),
+        types_without_btf=_recorded_types,
     )
 
 
@@ -204,6 +218,10 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
     # Line by line: the names of kdump's folders have colons in them.
     vmcores = "\n".join(str(path.resolve()) for path in args.vmcores)
     environment = dict(os.environ, GDBKDUMP_VMCORE=vmcores)
+    if args.base:
+        environment["GDBKDUMP_BASE"] = args.base
+    if args.vmcoreinfo:
+        environment["GDBKDUMP_VMCOREINFO"] = args.vmcoreinfo
     if args.debug_dir:
         folders = [str(folder.resolve()) for folder in args.debug_dir]
         environment["GDBKDUMP_DEBUG_DIR"] = os.pathsep.join(folders)

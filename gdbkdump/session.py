@@ -13,6 +13,7 @@ from gdbkdump.debuginfo.base import DebugInfo
 from gdbkdump.errors import CommandError, FaultError, FormatError, KdumpError
 from gdbkdump.formats import open_dump
 from gdbkdump.formats.base import silent
+from gdbkdump.formats.hints import NO_HINTS, Hints
 from gdbkdump.kernel.base import Kernel
 from gdbkdump.kernel.module import module_infos
 from gdbkdump.memory import bootstrap
@@ -123,31 +124,36 @@ class Session:
 def open_session(
     path: Path,
     *more: Path,
+    hints: Hints = NO_HINTS,
     report: Report = silent,
     types_without_btf: TypesWithoutBtf | None = None,
 ) -> Session:
     """Open a dump.
 
     :param more: the other files of a split dump
+    :param hints: what the user says where the dump does not
     :param report: called with what is being done, done, total on long work
     :param types_without_btf: where types come from if the dump has no BTF
     :raise FormatError: it is no dump, or what it takes to read it is missing
     """
     started = time.perf_counter()
-    dump = open_dump(path, *more, report=report)
+    dump = open_dump(path, *more, base=hints.base, report=report)
     with contextlib.ExitStack() as undo:
         undo.callback(dump.close)
-        session = _open(dump, report, types_without_btf)
+        session = _open(dump, hints, report, types_without_btf)
         undo.pop_all()
     session.opened_in = time.perf_counter() - started
     return session
 
 
 def _open(
-    dump: DumpFile, report: Report, types_without_btf: TypesWithoutBtf | None
+    dump: DumpFile,
+    hints: Hints,
+    report: Report,
+    types_without_btf: TypesWithoutBtf | None,
 ) -> Session:
     first: KdumpError | None = None
-    for info, remark in _vmcoreinfos(dump, report):
+    for info, remark in _vmcoreinfos(dump, hints, report):
         problems = [*dump.problems, *remark]
         try:
             kernel = _open_kernel(dump, info, problems, types_without_btf)
@@ -158,21 +164,29 @@ def _open(
         else:
             return Session(dump, kernel, problems, report)
     assert first is not None
+    if hints.base is not None:
+        raise FormatError(
+            f"{dump.path}: with its first byte at {hints.base:#x} no kernel is found"
+            f" in it ({first})"
+        )
     if dump.is_incomplete:
         raise FormatError(f"{dump.path}: {dump.problems[-1]}, and {first}")
     raise first
 
 
 def _vmcoreinfos(
-    dump: DumpFile, report: Report
+    dump: DumpFile, hints: Hints, report: Report
 ) -> Iterator[tuple[VmcoreInfo | None, list[str]]]:
-    # The note; if that is cut, gone or wrong the kernel's own copy in RAM; then none.
+    # What the user says, and that alone. Else the note; if that is cut, gone or wrong
+    # the kernel's own copy in RAM; then none.
+    if hints.vmcoreinfo is not None:
+        yield bootstrap.given_vmcoreinfo(dump, hints.vmcoreinfo), []
+        return
     noted, is_whole = bootstrap.noted_vmcoreinfo(dump)
     state = "is missing" if noted is None else "is wrong" if is_whole else "is cut"
     if is_whole and bootstrap.is_complete(noted):
         yield noted, []
-    found = bootstrap.scan_vmcoreinfo(dump, report)
-    if found:
+    for found in bootstrap.scan_vmcoreinfo(dump, report):
         yield found, [f"the VMCOREINFO note {state}; the kernel's own copy is used"]
     if not is_whole and bootstrap.is_complete(noted):
         yield noted, ["the VMCOREINFO note is cut and no copy of it is in RAM"]

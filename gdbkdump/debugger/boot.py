@@ -149,6 +149,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     _configure()
     session = open_session(
         *vmcores,
+        hints=debugger.settings.hints,
         report=console.progress(),
         types_without_btf=lambda kernel: _dwarf_types(kernel, given),
     )

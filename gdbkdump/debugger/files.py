@@ -2,7 +2,7 @@
 """Which dump and which vmlinux gdb was started on.
 
 The program ``gdbkdump`` names them in the environment, GDBKDUMP_VMCORE (all files of
-a split dump, one a line) and GDBKDUMP_VMLINUX (and GDBKDUMP_DEBUG_DIR, see
+a split dump, one a line) and GDBKDUMP_VMLINUX (and GDBKDUMP_DEBUG_DIR and others, see
 parameters.py). Otherwise gdb has opened them already, or refused to: it keeps no record
 of a core it cannot read, so its own command line is looked at last.
 """

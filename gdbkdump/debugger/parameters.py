@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import gdb
 
 from gdbkdump.debugger import console
+from gdbkdump.formats.hints import parse_hints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gdbkdump.formats.hints import Hints
 
 TRANSPORTS = ("auto", "core", "remote")
 
@@ -87,6 +89,14 @@ class Settings:
             gdb.PARAM_OPTIONAL_FILENAME,
             os.environ.get("GDBKDUMP_DEBUG_DIR", ""),
         )
+        self._base = _Parameter(
+            "base", "the first physical address (hex) of a dump that is bare memory.",
+            gdb.PARAM_STRING, os.environ.get("GDBKDUMP_BASE", ""),
+        )  # fmt: skip
+        self._vmcoreinfo = _Parameter(
+            "vmcoreinfo", "where VMCOREINFO is: a physical address (hex), or a file.",
+            gdb.PARAM_STRING, os.environ.get("GDBKDUMP_VMCOREINFO", ""),
+        )  # fmt: skip
 
     @property
     def is_strict(self) -> bool:
@@ -114,6 +124,15 @@ class Settings:
     def transport(self) -> str:
         """How gdb gets threads and memory: ``auto``, ``core`` or ``remote``."""
         return str(self._transport.value)
+
+    @property
+    def hints(self) -> Hints:
+        """What was said of the next dump to be opened.
+
+        :raise CommandError: it makes no sense
+        """
+        base, vmcoreinfo = str(self._base.value), str(self._vmcoreinfo.value)
+        return parse_hints(base or None, vmcoreinfo or None)
 
     @property
     def debug_dirs(self) -> list[Path]:

@@ -48,11 +48,14 @@ _ADVICE: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-def open_dump(path: Path, *more: Path, report: Report = silent) -> DumpFile:
+def open_dump(
+    path: Path, *more: Path, base: int | None = None, report: Report = silent
+) -> DumpFile:
     """Open the dump at ``path``.
 
     :param more: the other files of a split dump; without them those beside the first
         are looked for
+    :param base: physical address of the first byte of bare memory
     :param report: called with what is being done, done, total on long work
     :raise FormatError: it is none that we read; the message names what it is
     :raise MissingPackageError: a package is needed to read it
@@ -62,6 +65,8 @@ def open_dump(path: Path, *more: Path, report: Report = silent) -> DumpFile:
         for each in (path, *more):
             files.append(PlainFile(each))
             files[-1] = _unflatten(files[-1], report)
+        if base is not None:
+            return _open_raw(files, base)
         return _open_files(files, report)
     except OSError as error:
         _close(files)
@@ -75,9 +80,10 @@ def open_dump(path: Path, *more: Path, report: Report = silent) -> DumpFile:
 def is_executable(path: Path) -> bool:
     """Tell whether a file is a vmlinux or the like: ELF, and no core."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(18)
-    except OSError:
+        file = PlainFile(path)
+        head = file.read_header(0, 18)
+        file.close()
+    except FormatError:
         return False
     return head[:4] == b"\x7fELF" and head[16:18] in (b"\1\0", b"\2\0", b"\3\0")
 
@@ -154,6 +160,20 @@ def _open_diskdump(files: list[DumpBytes], report: Report) -> DumpFile:
     return DiskDump(files, report)
 
 
+def _open_raw(files: list[DumpBytes], base: int) -> DumpFile:
+    from gdbkdump.formats.raw import RawDump
+
+    if len(files) > 1:
+        raise FormatError(f"{files[0].path}: bare memory has to be one file")
+    head = files[0].read_header(0, 16)
+    if files[0].kind or any(head.startswith(magic) for magic, _ in _FORMATS):
+        raise FormatError(
+            f"{files[0].path} is no bare memory but a dump that tells where its memory"
+            " is: no base is needed"
+        )
+    return RawDump(files[0], base)
+
+
 def _open_with_library(files: list[DumpBytes], report: Report) -> DumpFile:
     from gdbkdump.formats.library import LibraryDump
 
@@ -183,4 +203,7 @@ def _describe(head: bytes) -> str:
     for offset, magic, what in _ADVICE:
         if head[offset : offset + len(magic)] == magic:
             return f"it is {what}"
-    return "no known dump format starts like this"
+    return (
+        "no known dump format starts like this (of bare memory say the first physical"
+        " address: gdbkdump --base 0)"
+    )

@@ -63,12 +63,16 @@ class PlainFile:
         self.is_cut = False
         self.problems: list[str] = []
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # A pipe would be waited for.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise FormatError(f"cannot open {path}: {error.strerror}") from None
         try:
-            if stat.S_ISDIR(os.fstat(self._fd).st_mode):
+            mode = os.fstat(self._fd).st_mode
+            if stat.S_ISDIR(mode):
                 raise FormatError(f"{path} is a directory, not a dump")
+            if stat.S_ISFIFO(mode):
+                raise FormatError(f"{path} is a pipe: a dump has to be a file")
             # A block device has no st_size; seeking to the end works for both.
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FaultError, FaultReason, FormatError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _NOTE_NAME = b"VMCOREINFO\0\0"
 _CHUNK = 4 << 20
+# Each costs an attempt to open the kernel that it tells of.
+_MAX_COPIES = 16
+# The kernel's buffer is one page, or two.
+_NOTE_PAGES = 16
 _ESSENTIAL = ("OSRELEASE", "SYMBOL(init_uts_ns)")
 
 
@@ -43,13 +48,49 @@ def is_complete(info: VmcoreInfo | None) -> bool:
     )
 
 
-def scan_vmcoreinfo(dump: DumpFile, report: Report) -> VmcoreInfo | None:
-    """Search RAM for the kernel's own copy; the fullest one found is returned.
+def given_vmcoreinfo(dump: DumpFile, place: int | Path) -> VmcoreInfo:
+    """Return VMCOREINFO from where the user says that it is.
 
-    Stale copies and the capture kernel's own may be there too, so the caller verifies
-    what it leads to.
+    :param place: physical address of the note or of its text, or a file with either
+    :raise FormatError: it is not there
     """
-    best: VmcoreInfo | None = None
+    try:
+        data = _given_bytes(dump, place)
+    except OSError as error:
+        raise FormatError(f"cannot read {place}: {error.strerror}") from None
+    where = place if isinstance(place, Path) else f"physical address {place:#x}"
+    # Behind the header of a note; what follows its text is zeros.
+    start = data.find(b"OSRELEASE=", 0, 64)
+    info = VmcoreInfo(data[start:].partition(b"\0")[0])
+    if start < 0 or not is_complete(info):
+        raise FormatError(f"no VMCOREINFO is at {where}")
+    return info
+
+
+def _given_bytes(dump: DumpFile, place: int | Path) -> bytes:
+    if isinstance(place, Path):
+        with place.open("rb") as file:
+            return file.read(MAX_SIZE)
+    # Page by page, as the next one may not be there.
+    pieces: list[bytes] = []
+    ends = [(place & -4096) + 4096 * n for n in range(1, _NOTE_PAGES + 1)]
+    for start, end in zip([place, *ends], ends, strict=False):
+        try:
+            pieces.append(dump.read_phys(start, end - start))
+        except FaultError as fault:
+            if not pieces:
+                raise FormatError(str(fault)) from None
+            break
+    return b"".join(pieces)
+
+
+def scan_vmcoreinfo(dump: DumpFile, report: Report) -> list[VmcoreInfo]:
+    """Search RAM for the kernel's own copy; the likeliest comes first.
+
+    Stale copies, the capture kernel's and those of nested guests may be there too, so
+    the caller verifies what each leads to.
+    """
+    found: dict[bytes, VmcoreInfo] = {}
     total = sum(extent.file_size for extent in dump.extents)
     done = 0
     for paddr, data in _chunks(dump):
@@ -57,13 +98,14 @@ def scan_vmcoreinfo(dump: DumpFile, report: Report) -> VmcoreInfo | None:
         while at >= 0:
             # The name follows the three words of the note header, at a page's start.
             if (paddr + at - 12) % 4096 == 0:
-                found = _read_note(dump, paddr + at - 12)
-                if found and is_complete(found) and len(found) > len(best or ()):
-                    best = found
+                info = _read_note(dump, paddr + at - 12)
+                if info and is_complete(info) and len(found) < _MAX_COPIES:
+                    found.setdefault(info.raw, info)
             at = data.find(_NOTE_NAME, at + 1)
         done += len(data)
         report("searching RAM for VMCOREINFO", done, total)
-    return best
+    # The kernel that crashed before the one that captures it, and the fullest.
+    return sorted(found.values(), key=lambda i: ("CRASHTIME" not in i, -len(i)))
 
 
 def _chunks(dump: DumpFile) -> Iterator[tuple[int, bytes]]:

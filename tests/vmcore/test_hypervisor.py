@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from gdbkdump.commands import find_command
+from gdbkdump.errors import FormatError
+from gdbkdump.formats.hints import NO_HINTS, Hints
 from gdbkdump.kernel.sched import task_problems
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
@@ -33,8 +37,8 @@ IDLE = {"native_safe_halt", "pv_native_safe_halt"}
 class Variant:
     """One file of a guest, opened."""
 
-    def __init__(self, path):
-        self.session = open_session(path)
+    def __init__(self, path, hints=NO_HINTS):
+        self.session = open_session(path, hints=hints)
 
     def rows(self, line):
         name, *words = line.split()
@@ -234,14 +238,81 @@ def lkcd(hypervisor_dir, elf, tmp_path_factory):
     path.unlink()
 
 
-def test_libkdumpfile_reads_the_same(lkcd, elf):
-    # Such a file has no hypervisor's registers.
+def assert_equal_without_registers(variant, elf):
+    """Compare files that have memory, and not what the hypervisor noted of CPUs."""
     for line in ("kps", "klog", "kmod", "kbt wl-deep", "kforeach UN kbt"):
-        assert lkcd.rows(line) == elf.rows(line)
-    reasons = [row["reason"] for row in lkcd.rows("kregs -a")]
+        assert variant.rows(line) == elf.rows(line)
+    reasons = [row["reason"] for row in variant.rows("kregs -a")]
     assert reasons == [
         f"the registers of CPU {n} are not in the dump" for n in range(4)
     ]
+
+
+def test_libkdumpfile_reads_the_same(lkcd, elf):
+    assert_equal_without_registers(lkcd, elf)
+
+
+@pytest.fixture
+def raw(hypervisor_dir):
+    path = hypervisor_dir / "memory.raw"
+    if not path.exists():
+        pytest.skip("no bare memory of this guest")
+    return path
+
+
+def test_bare_memory_is_the_same(raw, elf):
+    variant = Variant(raw, Hints(base=0))
+    assert_equal_without_registers(variant, elf)
+    # The kernel's own copy, found, is at a place that one can say, too.
+    data = raw.read_bytes()
+    copies = (m.start() for m in re.finditer(rb"VMCOREINFO\0", data))
+    (note,) = (at - 12 for at in copies if (at - 12) % 4096 == 0)
+    for hints in (Hints(0, note), Hints(0, note + 24)):
+        told = Variant(raw, hints)
+        assert told.session.problems == []
+        assert told.rows("kps") == elf.rows("kps")
+        told.session.close()
+    variant.session.close()
+
+
+def test_bare_memory_at_another_place_is_refused(raw):
+    with pytest.raises(FormatError, match="with its first byte at 0x1000 no kernel is"):
+        Variant(raw, Hints(base=0x1000))
+
+
+def test_bare_memory_in_gdb(hypervisor_dir, raw, elf, monkeypatch):
+    monkeypatch.setenv("GDBKDUMP_BASE", "0")
+    commands = ("p nr_threads", "kps wl-crash", "thread name wl-crash", "bt -3")
+    shown = run_gdb(hypervisor_dir / "vmlinux", raw, *commands)
+    assert f"$1 = {len(elf.rows('kps')) - 4}" in shown
+    assert "wl-crash" in shown
+
+
+def test_a_block_device_is_as_good_as_a_file(hypervisor_dir, elf, tmp_path):
+    if hypervisor_dir.name != "qemu-panicked-6.1":
+        pytest.skip("one guest is as good as another")
+    path = tmp_path / "vmcore"
+    source = hypervisor_dir / "vmcore"
+    subprocess.run(["cp", "--sparse=always", source, path], check=True)
+    os.truncate(path, (path.stat().st_size + 4095) & -4096)
+    command = ["losetup", "--read-only", "--find", "--show", path]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device is to be had: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    try:
+        variant = Variant(Path(device))
+        assert variant.session.problems == elf.session.problems
+        for line in ALIKE:
+            assert variant.rows(line) == elf.rows(line)
+        variant.session.close()
+        shown = run_gdb(
+            hypervisor_dir / "vmlinux", Path(device), "bt 3", "p nr_threads"
+        )
+        assert "sysrq triggered crash" in shown
+        assert f"$1 = {len(elf.rows('kps')) - 4}" in shown
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def test_gdb_sees_the_same_in_all_formats(hypervisor_dir, variants):
