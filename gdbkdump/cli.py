@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gdbkdump import __version__
 from gdbkdump.commands import find_command
 from gdbkdump.errors import CommandError, FormatError, KdumpError, MismatchError
-from gdbkdump.formats import is_executable
+from gdbkdump.formats import is_executable, is_remote
 from gdbkdump.formats.hints import parse_hints
 from gdbkdump.render.pieces import pieces
 from gdbkdump.render.progress import Progress
@@ -40,6 +40,7 @@ Without -c gdb is started on the dump, every task a thread; other options are gd
   gdbkdump --base 0 memory            bare memory, as QEMU's pmemsave writes it
   gdbkdump vmcore -c ksys -c 'kps -m UN' -c klog --json
   gdbkdump vmcore -c khelp            list the commands
+  gdbkdump serve vmcore --listen 4321 let others read it: gdbkdump remote:HOST:4321
 
 exit codes: 0 ok, 1 a command failed, 2 the dump cannot be opened, 3 vmlinux mismatch
 """
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "files", type=Path, nargs="+", metavar="FILE",
-        help="the dump, all files of it if it is split; vmlinux too, in any order",
+        help="the dump, all files of it if it is split, or remote:HOST:PORT;"
+        " vmlinux too, in any order",
     )  # fmt: skip
     parser.add_argument(
         "-c", dest="commands", action="append", metavar="CMD",
@@ -84,11 +86,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    words, gdb_options = _split(list(sys.argv[1:] if argv is None else argv))
-    args = _parser().parse_args(words)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["serve"]:
+            from gdbkdump.serve import main as serve
+
+            return serve(words[1:])
+        words, gdb_options = _split(words)
+        args = _parser().parse_args(words)
         args.vmcores, args.vmlinux = _sort_files(args.files)
         args.hints = parse_hints(args.base, args.vmcoreinfo)
+        _ask_for_token(args.vmcores)
         if args.commands:
             return _run_commands(args)
         return _start_gdb(args, gdb_options)
@@ -126,6 +134,17 @@ def _sort_files(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
     if not vmcores:
         raise FormatError(f"{rest[0]} is not a dump but an executable: name the dump")
     return vmcores, rest[0] if rest else None
+
+
+def _ask_for_token(vmcores: Sequence[Path]) -> None:
+    if not any(is_remote(path) for path in vmcores):
+        return
+    from gdbkdump.formats.remote import TOKEN_VARIABLE, needs_token, read_token
+
+    if needs_token(vmcores[0]) and not read_token() and sys.stdin.isatty():
+        import getpass
+
+        os.environ[TOKEN_VARIABLE] = getpass.getpass("token of gdbkdump serve: ")
 
 
 def _fail(error: object, code: int) -> int:
@@ -216,7 +235,9 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
         session.vmlinux = find_vmlinux(session, args.debug_dir)
     init = Path(__file__).resolve().parent.parent / "gdb-init.py"
     # Line by line: the names of kdump's folders have colons in them.
-    vmcores = "\n".join(str(path.resolve()) for path in args.vmcores)
+    vmcores = "\n".join(
+        str(path if is_remote(path) else path.resolve()) for path in args.vmcores
+    )
     environment = dict(os.environ, GDBKDUMP_VMCORE=vmcores)
     if args.base:
         environment["GDBKDUMP_BASE"] = args.base

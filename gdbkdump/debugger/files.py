@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import gdb
 
+from gdbkdump.formats import dump_path
+
 # Options of gdb (gdb/main.c) that take their argument as a word of its own.
 _WITH_ARGUMENT = frozenset(
     ("D", "annotate", "b", "baud", "c", "cd", "command", "core", "d", "data-directory",
@@ -121,7 +123,7 @@ def find_vmcores() -> list[Path]:
     if named == [""]:
         first = open_core() or given.core_file
         named = [first, *given.more] if first else []
-    return [Path(name).absolute() for name in named]
+    return [dump_path(name) for name in named]
 
 
 def open_core() -> str | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FormatError
@@ -11,7 +12,6 @@ from gdbkdump.formats.file import PlainFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from gdbkdump.formats.base import DumpFile, Report
     from gdbkdump.formats.file import DumpBytes
@@ -56,10 +56,15 @@ def open_dump(
     :param more: the other files of a split dump; without them those beside the first
         are looked for
     :param base: physical address of the first byte of bare memory
+    :param path: or ``remote:...`` (see remote.py)
     :param report: called with what is being done, done, total on long work
     :raise FormatError: it is none that we read; the message names what it is
     :raise MissingPackageError: a package is needed to read it
     """
+    if is_remote(path):
+        from gdbkdump.formats.remote import RemoteDump
+
+        return RemoteDump(path, report)
     files: list[DumpBytes] = []
     try:
         for each in (path, *more):
@@ -75,6 +80,17 @@ def open_dump(
         # Whatever it is, Ctrl-C for one: nobody else can close them.
         _close(files)
         raise
+
+
+def is_remote(path: Path) -> bool:
+    """Tell whether a path is none, but says which server has the dump."""
+    return str(path).startswith("remote:")
+
+
+def dump_path(name: str | Path) -> Path:
+    """Return the path of a dump as it holds in any folder."""
+    path = Path(name)
+    return path if is_remote(path) else path.absolute()
 
 
 def is_executable(path: Path) -> bool:

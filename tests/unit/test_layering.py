@@ -47,7 +47,9 @@ MAY_IMPORT = {
         "recordedtypes",
         "debuginfo",
         "kernel",
+        "serve",
     },
+    "serve": {"formats", "render"},
     "__main__": {"cli"},
     "__init__": set(),
 }

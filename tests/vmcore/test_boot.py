@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ import gdb
 import pytest
 
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
+from gdbkdump.errors import FaultError
+from gdbkdump.kernel.initmem import freed_init_memory
 from gdbkdump.kernel.percpu import cpus, per_cpu
 from gdbkdump.kernel.sched import (
     panic_cpu,
@@ -192,6 +195,35 @@ def test_vmalloc_areas_are_readable_to_their_ends(
     for _, end in ram:
         with pytest.raises(gdb.MemoryError):
             read(end, 64)
+
+
+def test_random_reads_are_the_engines(session: Session) -> None:
+    kernel, chance = session.kernel, random.Random(1)
+    windows = [(start, end - start) for start, end, _ in kernel.memory.windows]
+    # What the page tables map beyond them, and what is between that.
+    leaves = [
+        (leaf.vaddr, leaf.size)
+        for leaf in kernel.memory.page_table.mappings([w[:2] for w in windows], [])
+    ]
+    gone = freed_init_memory(kernel) or (0, 0)
+    nr_read = nr_refused = 0
+    for _ in range(10_000):
+        start, length = chance.choice(chance.choice([windows, leaves]))
+        address = start + chance.randrange(length)
+        size = chance.choice([1, 8, 64, 300, 5000])
+        if address < gone[1] and gone[0] < address + size:
+            continue
+        try:
+            wanted = kernel.memory.read(address, size)
+        except FaultError:
+            nr_refused += 1
+            with pytest.raises(gdb.MemoryError):
+                read(address, size)
+        else:
+            nr_read += 1
+            assert read(address, size) == wanted, (hex(address), size)
+    assert nr_read > 5000
+    assert nr_refused > 50
 
 
 def test_no_link_time_value_is_ever_shown(session: Session) -> None:
