@@ -211,9 +211,16 @@ def _configure() -> None:
     gdb.execute("set print thread-events off")
     if _major_version() <= _LAST_SLOW_VERSION:
         _use_index_cache()
-    if command_line().is_batch and str(gdb.parameter("debuginfod enabled")) == "ask":
+    line = command_line()
+    has_nobody_to_ask = line.is_batch or line.interpreter != "console"
+    if has_nobody_to_ask and str(gdb.parameter("debuginfod enabled")) == "ask":
         # In batch mode gdb would answer its own question with yes.
         gdb.execute("set debuginfod enabled off")
+    if line.interpreter.startswith("mi"):
+        # gdb 17 and later begin warnings with one. The machine interface escapes half
+        # of its bytes, and what a command has printed cannot be decoded then.
+        with contextlib.suppress(gdb.error, RuntimeError):
+            gdb.execute("set style emoji off")
 
 
 def _major_version() -> int:

@@ -45,10 +45,12 @@ class _Opener:
         self._debugger = debugger
         self._open_dump = open_dump
 
+    @property
+    def is_busy(self) -> bool:
+        # Opening a dump uses core-file, which leads here again.
+        return self._debugger.is_opening
+
     def open(self, path: Path) -> None:
-        # Opening uses core-file, which leads here again.
-        if self._debugger.is_opening:
-            return
         try:
             self._open_dump([path], find_loaded_vmlinux())
         except KdumpError as error:
@@ -69,12 +71,22 @@ class _TargetCore(gdb.Command):
         super().__init__("target core", gdb.COMMAND_FILES, gdb.COMPLETE_FILENAME)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        words = gdb.string_to_argv(argument)
-        path = Path(words[0]).expanduser().absolute() if len(words) == 1 else None
+        if not argument:
+            raise gdb.GdbError("No core file specified.  (`detach' closes one.)")
+        path = _path(argument)
         if path is None or is_process_core(path):
             gdb.write(gdb.execute(f"core-file {argument}", from_tty, to_string=True))
         else:
             self._opener.open(path)
+
+
+def _path(argument: str) -> Path | None:
+    # IDEs do not quote it, since older gdbs took all there is for the name.
+    words = [argument]
+    if not Path(argument).exists():
+        words = gdb.string_to_argv(argument)
+    is_one = len(words) == 1 and words[0]
+    return Path(words[0]).expanduser().absolute() if is_one else None
 
 
 class _CoreOpened(gdb.Command):
@@ -85,6 +97,6 @@ class _CoreOpened(gdb.Command):
         super().__init__(_OPENED, gdb.COMMAND_MAINTENANCE)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        core = open_core()
+        core = None if self._opener.is_busy else open_core()
         if core and not is_process_core(Path(core)):
             self._opener.open(Path(core))

@@ -22,7 +22,7 @@ from gdbkdump.kernel.percpu import is_per_cpu, per_cpu_ptr
 from gdbkdump.kernel.sched import panic_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gdbkdump.debugger.adapter import Debugger
 
@@ -30,14 +30,11 @@ if TYPE_CHECKING:
     Open = Callable[[list[Path], Path | None], object]
 
 # What gdb tells the client while a dump replaces what was open: that the process has
-# exited, which ends the client's session, and of each of 12,000 threads, which it asks
-# for anyway once it hears of the stop.
-_HANDLERS = (
-    ("new_thread", "_new_thread"),
-    ("thread_exited", "_thread_exited"),
-    ("exited", "_on_exit"),
-    ("corefile_changed", "_on_corefile_changed"),
-)
+# exited, which ends the client's session, and where the new one stands, too early.
+_WHILE_OPENING = (("exited", "_on_exit"), ("corefile_changed", "_on_corefile_changed"))
+# And of each of 12,000 threads that it came or went, as they all do at once: a client
+# asks for them anyway when it hears of the stop.
+_FOR_GOOD = (("new_thread", "_new_thread"), ("thread_exited", "_thread_exited"))
 
 
 class _Server(NamedTuple):
@@ -65,7 +62,7 @@ def teach(debugger: Debugger, open_dump: Open) -> None:
             f" {error}"
         )
         return
-    debugger.while_opening = lambda: _silence(server.events)
+    debugger.while_opening = _Silence(server.events).while_opening
     for name in ("attach", "launch"):
         server.commands[name] = _opening_request(name, server, debugger, open_dump)
     _show_unreadable(server.variables, server.printing)
@@ -153,20 +150,32 @@ def _dump_of(arguments: Arguments) -> Path | None:
     return None if is_process_core(path) else path
 
 
-@contextlib.contextmanager
-def _silence(events: Any) -> Iterator[None]:
-    handlers = [
-        (getattr(gdb.events, event), getattr(events, name))
-        for event, name in _HANDLERS
-        if hasattr(gdb.events, event) and hasattr(events, name)
-    ]
-    for registry, handler in handlers:
-        registry.disconnect(handler)
-    try:
-        yield
-    finally:
+class _Silence:
+    # Keeps gdb from telling the client of what is our doing.
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._for_good = list(self._handlers(_FOR_GOOD))
+
+    def _handlers(self, names: Iterable[tuple[str, str]]) -> Iterator[tuple[Any, Any]]:
+        for event, name in names:
+            if hasattr(gdb.events, event) and hasattr(self._events, name):
+                yield getattr(gdb.events, event), getattr(self._events, name)
+
+    @contextlib.contextmanager
+    def while_opening(self) -> Iterator[None]:
+        while self._for_good:
+            registry, handler = self._for_good.pop()
+            registry.disconnect(handler)
+        handlers = list(self._handlers(_WHILE_OPENING))
         for registry, handler in handlers:
-            registry.connect(handler)
+            registry.disconnect(handler)
+        try:
+            yield
+        finally:
+            for registry, handler in handlers:
+                registry.connect(handler)
+            # It may have taken a core on the command line for a process that runs.
+            self._events.inferior_running = False
 
 
 def _show_unreadable(variables: Any, printing: Any) -> None:

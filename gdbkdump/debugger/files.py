@@ -130,9 +130,8 @@ def open_core() -> str | None:
     """Return the path of the core that gdb has open, or None."""
     inferior = gdb.selected_inferior()
     # gdb.Inferior.corefile came with gdb 18.
-    corefile = getattr(inferior, "corefile", None)
-    if corefile is not None:
-        return str(corefile.filename)
+    if hasattr(inferior, "corefile"):
+        return str(inferior.corefile.filename) if inferior.corefile else None
     match = _CORE_FILE.search(gdb.execute("info files", to_string=True))
     return match[1] if match else None
 

@@ -6,6 +6,7 @@ Requests are sent one after the other; what else arrives is kept as events.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -145,8 +146,12 @@ class DapClient:
         self._data += data
 
     def close(self) -> int:
-        """Disconnect, and return the adapter's exit code."""
+        """Disconnect, take what is still said, and return the adapter's exit code."""
         self.request("disconnect")
+        deadline = time.monotonic() + _TIMEOUT_S
+        with contextlib.suppress(EOFError):
+            while True:
+                self._receive(deadline)
         return self._process.wait(60)
 
     def kill(self) -> None:
