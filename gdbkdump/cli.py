@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from gdbkdump import __version__
 from gdbkdump.commands import find_command
-from gdbkdump.errors import CommandError, FormatError, KdumpError, MismatchError
-from gdbkdump.formats import is_executable, is_remote
+from gdbkdump.errors import CommandError, KdumpError, MismatchError
+from gdbkdump.formats import is_remote, sort_files
 from gdbkdump.formats.hints import parse_hints
 from gdbkdump.render.pieces import pieces
 from gdbkdump.render.progress import Progress
@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where VMCOREINFO is: a physical address, or a file that holds it",
     )  # fmt: skip
     parser.add_argument(
+        "--force", action="store_true",
+        help="with a vmlinux of another kernel, use the dump's own symbols and types",
+    )  # fmt: skip
+    parser.add_argument(
         "--gdb", default="gdb", metavar="GDB", help="which gdb to start"
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -94,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return serve(words[1:])
         words, gdb_options = _split(words)
         args = _parser().parse_args(words)
-        args.vmcores, args.vmlinux = _sort_files(args.files)
+        args.vmcores, args.vmlinux = sort_files(args.files)
         args.hints = parse_hints(args.base, args.vmcoreinfo)
         _ask_for_token(args.vmcores)
         if args.commands:
@@ -114,8 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     # From the first option that is none of ours, or "--", all is gdb's.
-    options = {"-h": 0, "--help": 0, "--version": 0, "--json": 0, "-c": 1, "--gdb": 1,
-               "--debug-dir": 1, "--base": 1, "--vmcoreinfo": 1}  # fmt: skip
+    options = {
+        "-h": 0, "--help": 0, "--version": 0, "--json": 0, "--force": 0, "-c": 1,
+        "--gdb": 1, "--debug-dir": 1, "--base": 1, "--vmcoreinfo": 1,
+    }  # fmt: skip
     at = 0
     while at < len(words) and words[at] != "--":
         name = words[at].partition("=")[0]
@@ -123,17 +129,6 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
             return words[:at], words[at:]
         at += 1 + (options.get(name, 0) if "=" not in words[at] else 0)
     return words[:at], words[at + 1 :]
-
-
-def _sort_files(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
-    # By what they are: gdb's users name vmlinux first, crash's and ours last.
-    vmcores = [path for path in files if not is_executable(path)]
-    rest = [path for path in files if path not in vmcores]
-    if len(rest) > 1:
-        raise CommandError(f"{rest[0]} and {rest[1]} are both no dump: one vmlinux")
-    if not vmcores:
-        raise FormatError(f"{rest[0]} is not a dump but an executable: name the dump")
-    return vmcores, rest[0] if rest else None
 
 
 def _ask_for_token(vmcores: Sequence[Path]) -> None:
@@ -165,7 +160,10 @@ def _run_commands(args: argparse.Namespace) -> int:
             return _fail(error, 1)
     session = _open(args)
     if args.vmlinux:
-        _check_vmlinux(session, args.vmlinux)
+        known = len(session.problems)
+        _check_vmlinux(session, args.vmlinux, force=args.force)
+        for problem in session.problems[known:]:
+            _fail(problem, 0)
     code = 0
     for item, words in parsed:
         try:
@@ -196,11 +194,10 @@ def _recorded_types(kernel: Kernel) -> TypeSource | None:
     return recorded_types(kernel)
 
 
-def _check_vmlinux(session: Session, vmlinux: Path) -> None:
-    from gdbkdump.vmlinux import check_vmlinux
+def _check_vmlinux(session: Session, path: Path, *, force: bool) -> None:
+    from gdbkdump.vmlinux import use_vmlinux
 
-    check_vmlinux(session, vmlinux)
-    session.vmlinux = vmlinux
+    use_vmlinux(session, path, force=force)
 
 
 def _lines(result: object, as_json: bool) -> Iterator[str]:
@@ -230,7 +227,7 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
 
     session = _open(args)
     if args.vmlinux:
-        _check_vmlinux(session, args.vmlinux)
+        _check_vmlinux(session, args.vmlinux, force=args.force)
     else:
         session.vmlinux = find_vmlinux(session, args.debug_dir)
     init = Path(__file__).resolve().parent.parent / "gdb-init.py"
@@ -246,8 +243,11 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
     if args.debug_dir:
         folders = [str(folder.resolve()) for folder in args.debug_dir]
         environment["GDBKDUMP_DEBUG_DIR"] = os.pathsep.join(folders)
-    if session.vmlinux:
-        environment["GDBKDUMP_VMLINUX"] = str(session.vmlinux.resolve())
+    vmlinux = args.vmlinux or session.vmlinux
+    if vmlinux:
+        environment["GDBKDUMP_VMLINUX"] = str(vmlinux.resolve())
+    if args.force:
+        environment["GDBKDUMP_FORCE"] = "1"
     session.close()
     command = [args.gdb, "-q", "-x", str(init), *gdb_options]
     try:

@@ -208,14 +208,31 @@ def _dump_build_id(kernel: Kernel) -> str | None:
     return noted if noted and noted.strip("0") and len(noted) in (32, 40) else None
 
 
-def check_vmlinux(session: Session, path: Path) -> Vmlinux:
+def check_vmlinux(kernel: Kernel, path: Path) -> Vmlinux:
     """Return the vmlinux at a path if it is of the very kernel build in the dump.
 
     :raise MismatchError: it is not, or nothing in it tells
     :raise FormatError: it is no vmlinux at all
     """
     vmlinux = read_vmlinux(path)
-    _compare(vmlinux, dump_identity(session.kernel))
+    _compare(vmlinux, dump_identity(kernel))
+    return vmlinux
+
+
+def use_vmlinux(session: Session, path: Path, *, force: bool) -> Vmlinux | None:
+    """Take the vmlinux that the user named as the session's.
+
+    :param force: with a wrong one go on without any, and say so
+    :raise KdumpError: it is a wrong one
+    """
+    try:
+        vmlinux = check_vmlinux(session.kernel, path)
+    except (MismatchError, FormatError) as error:
+        if not force:
+            raise
+        session.problems.append(f"{error}; nothing of it is used")
+        return None
+    session.vmlinux = path
     return vmlinux
 
 

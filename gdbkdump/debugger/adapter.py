@@ -13,7 +13,7 @@ import gdb
 from gdbkdump.commands import all_commands
 from gdbkdump.commands.completion import completions, last_word
 from gdbkdump.debugger import console
-from gdbkdump.debugger.inferiors import within
+from gdbkdump.debugger.inferiors import keep_alone, within
 from gdbkdump.debugger.variables import frame_variables
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.render import json_text, text
@@ -65,6 +65,16 @@ class Debugger:
         session.source_line = self.for_kernel(source_line)
         session.select_task = self.select_task
         session.frame_variables = self.frame_variables
+
+    def detach(self) -> None:
+        """Close the dump that is open, if one is."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+        self._tasks = {}
+        if self._inferior is not None and self._inferior.is_valid():
+            # Processes of that dump are inferiors of their own.
+            keep_alone(self._inferior)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
@@ -132,10 +142,14 @@ class Debugger:
             self._selected = chosen
 
     def refuse(self, error: KdumpError, code: int) -> None:
-        """Say why no dump is open, now and when a command asks for it."""
+        """Say why no dump is open, now and when a command asks for it.
+
+        :param code: to end gdb with if the user wants that; 0 goes on
+        """
         self.reason = f"no dump is open: {error}"
         console.write_error(str(error))
-        self.exit_if_strict(code)
+        if code:
+            self.exit_if_strict(code)
 
     def exit_if_strict(self, code: int) -> None:
         """End gdb with an exit code if the user wants that."""

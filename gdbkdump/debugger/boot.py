@@ -34,11 +34,12 @@ from gdbkdump.debugger.files import (
 )
 from gdbkdump.debugger.frames import FrameFiles
 from gdbkdump.debugger.functions import register_functions
+from gdbkdump.debugger.kopen import register_kopen
 from gdbkdump.debugger.modules import ModuleLoader
 from gdbkdump.debugger.parameters import Settings
 from gdbkdump.debugger.paths import is_plain, plain_path
 from gdbkdump.debugger.processes import Processes
-from gdbkdump.debugger.symbols import load_symbol_file
+from gdbkdump.debugger.symbols import ModuleSymbolFile, load_symbol_file
 from gdbkdump.debugger.view import load_view
 from gdbkdump.errors import (
     FormatError,
@@ -51,7 +52,12 @@ from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.text import lines
 from gdbkdump.session import open_session
 from gdbkdump.target.cache import cache_folder
-from gdbkdump.vmlinux import check_vmlinux, find_vmlinux, kaslr_offset
+from gdbkdump.vmlinux import (
+    check_vmlinux,
+    find_vmlinux,
+    kaslr_offset,
+    use_vmlinux,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,10 +71,6 @@ if TYPE_CHECKING:
 
 # The versions after it read DWARF in a few seconds, in the background.
 _LAST_SLOW_VERSION = 14
-_OWN_SYMBOLS = (
-    "gdb has symbols and types of the dump itself, but no lines, arguments, locals and"
-    " inlined functions"
-)
 
 
 def boot() -> None:
@@ -81,6 +83,7 @@ def boot() -> None:
         console.write_lines(lines(banner(open_dump(debugger, vmcores, vmlinux))))
 
     watch_core_commands(debugger, open_and_show)
+    register_kopen(debugger, open_and_show)
     # gdb imports its server itself, where it is one.
     if "gdb.dap" in sys.modules:
         from gdbkdump.debugger import dap
@@ -95,10 +98,14 @@ def boot() -> None:
 def _open_given(debugger: Debugger, open_: Open) -> None:
     vmcores = find_vmcores()
     if not vmcores:
-        error = FormatError("no dump was given: gdb VMLINUX VMCORE -x gdb-init.py")
-        # A front end names it later, and who reads us in .gdbinit may never.
-        if command_line().interpreter == "console" and command_line().sources_us:
-            debugger.refuse(error, 2)
+        error = FormatError(
+            "no dump was given: gdb VMLINUX VMCORE -x gdb-init.py, or kopen VMCORE"
+        )
+        line = command_line()
+        # A front end names it later, and who reads us in .gdbinit may never; nor may a
+        # script that names no file here, but in kopen.
+        if line.interpreter == "console" and line.sources_us:
+            debugger.refuse(error, 2 if line.exec_file else 0)
         return
     try:
         open_(vmcores, find_given_vmlinux())
@@ -137,7 +144,8 @@ def open_dump(
             session = _open(debugger, vmcores, vmlinux)
     except MismatchError:
         # What gdb has loaded must not answer for another kernel.
-        _unload()
+        if not debugger.is_open:
+            _unload()
         raise
     except KeyboardInterrupt:
         raise FormatError("opening the dump was interrupted") from None
@@ -153,8 +161,11 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
         report=console.progress(),
         types_without_btf=lambda kernel: _dwarf_types(kernel, given),
     )
-    vmlinux = _find_vmlinux(session, given, debugger.settings.debug_dirs)
+    vmlinux = _find_vmlinux(session, given, debugger.settings)
     folder = _private_folder()
+    # From here on what was open before is no more.
+    with console.quiet():
+        debugger.detach()
     _unload()
     frames = FrameFiles(session, vmlinux, folder)
     with console.quiet():
@@ -169,11 +180,14 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     session.problems += threads.problems()
     _select_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
-    session.load_module = debugger.for_kernel(frames.behind(modules.load))
+    symbols = ModuleSymbolFile(session, folder)
+    load_module = symbols.beside(frames.behind(modules.load))
+    session.load_module = debugger.for_kernel(load_module)
     session.open_process = Processes(debugger, session, folder).open
     if vmlinux:
         modules.load_panicking()
     with console.quiet():
+        symbols.load()
         frames.load_after_symbols(threads.threads)
     return session
 
@@ -192,6 +206,11 @@ def _dwarf_types(kernel: Kernel, path: Path | None) -> TypeSource | None:
     recorded = recorded_types(kernel)
     if recorded is not None:
         return recorded
+    try:
+        if path:
+            check_vmlinux(kernel, path)
+    except KdumpError:
+        return None  # said later
     # Where they are moved to does not matter to types.
     if not gdb.objfiles() and path and is_plain(path):
         with contextlib.suppress(gdb.error), console.quiet():
@@ -243,16 +262,15 @@ def _use_index_cache() -> None:
 
 
 def _find_vmlinux(
-    session: Session, path: Path | None, debug_dirs: list[Path]
+    session: Session, path: Path | None, settings: Settings
 ) -> Vmlinux | None:
     if path is None:
-        path = find_vmlinux(session, debug_dirs, debuginfod=not command_line().is_batch)
+        asks = not command_line().is_batch
+        path = find_vmlinux(session, settings.debug_dirs, debuginfod=asks)
     if path is None:
-        session.problems.append(f"no vmlinux of this kernel found: {_OWN_SYMBOLS}")
+        session.problems.append("no vmlinux of this kernel found")
         return None
-    vmlinux = check_vmlinux(session, path)
-    session.vmlinux = path
-    return vmlinux
+    return use_vmlinux(session, path, force=settings.is_forced)
 
 
 def _private_folder() -> Path:
@@ -304,9 +322,7 @@ def _load_symbols(session: Session, vmlinux: Vmlinux, folder: Path) -> None:
     except gdb.error as error:
         raise FormatError(f"gdb cannot read {vmlinux.path}: {error}") from None
     if not vmlinux.has_debug_info and not _has_separate_debug_info():
-        session.problems.append(
-            f"{vmlinux.path} has no debug information: {_OWN_SYMBOLS}"
-        )
+        session.problems.append(f"{vmlinux.path} has no debug information")
         gdb.execute(f"remove-symbol-file {path}", to_string=True)
         load_symbol_file(session, folder)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import gdb
 
-from gdbkdump.formats import dump_path
+from gdbkdump.formats import dump_path, is_executable, is_remote
 
 # Options of gdb (gdb/main.c) that take their argument as a word of its own.
 _WITH_ARGUMENT = frozenset(
@@ -121,9 +121,18 @@ def find_vmcores() -> list[Path]:
     given = command_line()
     named = os.environ.get("GDBKDUMP_VMCORE", "").split("\n")
     if named == [""]:
-        first = open_core() or given.core_file
+        first = open_core() or given.core_file or _lone_dump(given)
         named = [first, *given.more] if first else []
     return [dump_path(name) for name in named]
+
+
+def _lone_dump(given: CommandLine) -> str | None:
+    # "gdb vmcore": gdb takes the only word for a program, and refuses it.
+    if not given.exec_file:
+        return None
+    path = Path(given.exec_file)
+    is_dump = is_remote(path) or (path.is_file() and not is_executable(path))
+    return given.exec_file if is_dump else None
 
 
 def open_core() -> str | None:
@@ -141,7 +150,8 @@ def find_given_vmlinux() -> Path | None:
     named = os.environ.get("GDBKDUMP_VMLINUX")
     found = Path(named).absolute() if named else find_loaded_vmlinux()
     # One that gdb refused must be refused here too, not passed over.
-    refused = command_line().exec_file
+    given = command_line()
+    refused = None if not given.core_file and _lone_dump(given) else given.exec_file
     return found or (Path(refused).absolute() if refused else None)
 
 

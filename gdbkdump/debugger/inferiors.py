@@ -23,6 +23,17 @@ def select(inferior: gdb.Inferior) -> None:
         gdb.execute(f"inferior {inferior.num}", to_string=True)
 
 
+def keep_alone(inferior: gdb.Inferior) -> None:
+    """Select an inferior, and remove all others that have a core."""
+    for other in gdb.inferiors():
+        if other.num != inferior.num and other.pid:
+            select(other)
+            gdb.execute("core-file", to_string=True)
+            select(inferior)
+            gdb.execute(f"remove-inferiors {other.num}", to_string=True)
+    select(inferior)
+
+
 @contextlib.contextmanager
 def _no_notifications() -> Iterator[None]:
     # "inferior" announces itself even into a string, unless it is told not to.

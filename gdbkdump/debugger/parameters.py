@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from gdbkdump.debugger import console
 from gdbkdump.formats.hints import parse_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gdbkdump.formats.hints import Hints
 
@@ -83,6 +84,12 @@ class Settings:
             "how gdb gets the dump (auto: a core where it can read the file).",
             gdb.PARAM_ENUM, _environment("GDBKDUMP_TRANSPORT", TRANSPORTS), TRANSPORTS,
         )  # fmt: skip
+        self._force = _Parameter(
+            "force",
+            "whether a dump is opened, with symbols and types of its own, though the"
+            " vmlinux is of another kernel.",
+            gdb.PARAM_BOOLEAN, bool(os.environ.get("GDBKDUMP_FORCE")),
+        )  # fmt: skip
         self._debug_dir = _Parameter(
             "debug-dir",
             "folders to search for vmlinux and modules first, with colons between.",
@@ -133,6 +140,27 @@ class Settings:
         """
         base, vmcoreinfo = str(self._base.value), str(self._vmcoreinfo.value)
         return parse_hints(base or None, vmcoreinfo or None)
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether a wrong vmlinux is passed over."""
+        return bool(self._force.value)
+
+    @contextmanager
+    def replaced(self, **values: object) -> Iterator[None]:
+        """Have other settings meanwhile; one that is given as None or False stays.
+
+        :param values: by name, with ``_`` for ``-``
+        """
+        chosen = {getattr(self, f"_{name}"): value for name, value in values.items()}
+        kept = {parameter: parameter.value for parameter in chosen}
+        try:
+            for parameter, value in chosen.items():
+                parameter.value = value or parameter.value
+            yield
+        finally:
+            for parameter, value in kept.items():
+                parameter.value = value
 
     @property
     def debug_dirs(self) -> list[Path]:

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import gdb
 
+from gdbkdump.debugger import console
 from gdbkdump.debugger.paths import plain_path
+from gdbkdump.debuginfo.btf import Btf
 from gdbkdump.errors import KdumpError
 from gdbkdump.target.cache import BuildCache
+from gdbkdump.target.modulesymbols import VERSION as MODULES_VERSION
+from gdbkdump.target.modulesymbols import ModuleSymbols
 from gdbkdump.target.symbolfile import (
     PERCPU,
     VERSION,
@@ -19,20 +23,31 @@ from gdbkdump.target.symbolfile import (
 )
 from gdbkdump.vmlinux import dump_identity
 
+_MISSING = "no lines, arguments, locals and inlined functions"
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from gdbkdump.kernel.module import Module
     from gdbkdump.session import Session
+
+    LoadModule = Callable[[Module, Sequence[Path]], None]
 
 
 def load_symbol_file(session: Session, folder: Path) -> None:
     """Give gdb the dump's own symbols and types.
 
-    What cannot be had of them becomes one of the session's problems.
+    What cannot be had of them becomes one of the session's problems. The last one that
+    is there says why there is no vmlinux, and is told what that means.
 
     :param folder: private, for what is not to be kept
     """
     kernel = session.kernel
+    has_types = isinstance(kernel.debuginfo.types, Btf)
+    why = session.problems.pop()
+    what = "symbols and types, but" if has_types else "symbols, but no types,"
+    session.problems.append(f"{why}: gdb has the dump's own {what} {_MISSING}")
     noted = kernel.vmcoreinfo.hex("KERNELOFFSET") if kernel.vmcoreinfo else None
     offset = noted or 0
     try:
@@ -52,6 +67,64 @@ def load_symbol_file(session: Session, folder: Path) -> None:
         gdb.execute(command, to_string=True)
     except gdb.error as error:
         session.problems.append(f"gdb cannot read the symbols of the dump: {error}")
+
+
+class ModuleSymbolFile:
+    """The symbol file of the modules, without those whose debug files gdb has.
+
+    :param folder: private, for what is not to be kept
+    """
+
+    def __init__(self, session: Session, folder: Path) -> None:
+        """Take a session; nothing is loaded yet."""
+        self._session = session
+        self._folder = folder
+        self._path: Path | None = None
+        self._number = 0
+
+    def load(self) -> None:
+        """Give gdb symbols and types of the modules."""
+        session = self._session
+        try:
+            known = ModuleSymbols(
+                session.kernel, session.problems, session.module_files
+            )
+            path = self._kept(known) if known else None
+            if path:
+                gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
+        except (KdumpError, OSError, gdb.error) as error:
+            session.problems.append(f"gdb has no symbols of modules: {error}")
+        else:
+            self._path = path
+
+    def beside(self, load: LoadModule) -> LoadModule:
+        """Return a loader of modules' debug files that have no symbols of ours, too."""
+
+        def load_instead(module: Module, dirs: Sequence[Path]) -> None:
+            load(module, dirs)
+            if self._path:
+                with console.quiet():
+                    gdb.execute(f"remove-symbol-file {self._path}", to_string=True)
+                    self._path = None
+                    self.load()
+
+        return load_instead
+
+    def _kept(self, known: ModuleSymbols) -> Path:
+        kernel = self._session.kernel
+        build_id = dump_identity(kernel).build_id
+        self._number += 1
+        path = self._folder / f"modules-{self._number}"
+        if build_id:
+            cache = BuildCache("modules", MODULES_VERSION)
+            try:
+                kept = cache.file(build_id, known.digest(digest(kernel)), known.file)
+            except OSError:
+                pass  # a home that cannot be written to costs time, nothing else
+            else:
+                return plain_path(kept, path)
+        path.write_bytes(known.file())
+        return path
 
 
 def _kept(session: Session, folder: Path, offset: int, *, is_movable: bool) -> Path:

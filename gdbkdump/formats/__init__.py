@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdbkdump.errors import FormatError
+from gdbkdump.errors import CommandError, FormatError
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.file import PlainFile
 
@@ -102,6 +102,23 @@ def is_executable(path: Path) -> bool:
     except FormatError:
         return False
     return head[:4] == b"\x7fELF" and head[16:18] in (b"\1\0", b"\2\0", b"\3\0")
+
+
+def sort_files(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    """Return the files of a dump and the vmlinux, if there is one among them.
+
+    They are told by what they are: gdb's users name vmlinux first, crash's last.
+
+    :raise CommandError: there are two vmlinux
+    :raise FormatError: there is no dump
+    """
+    vmcores = [path for path in files if not is_executable(path)]
+    rest = [path for path in files if path not in vmcores]
+    if len(rest) > 1:
+        raise CommandError(f"{rest[0]} and {rest[1]} are both no dump: one vmlinux")
+    if not vmcores:
+        raise FormatError(f"{rest[0]} is not a dump but an executable: name the dump")
+    return vmcores, rest[0] if rest else None
 
 
 def is_process_core(path: Path) -> bool:

@@ -52,7 +52,7 @@ _EDGES = (
 _MAX_IMAGE = 1 << 30
 _MAX_PERCPU = 1 << 24
 _SYMBOL_SIZE = 24
-_FUNCTIONS = (b"t", b"T", b"w", b"W")
+FUNCTION_LETTERS = (b"t", b"T", b"w", b"W")
 _OBJECT, _FUNCTION = 1, 2
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 # What names of symbols are made of; anything else may be meant for a terminal.
@@ -61,7 +61,7 @@ _LETTERS = tuple(bytes([letter]) for letter in b"ABDGRSTUVWabdgrstuvwn")
 
 
 def _symbol_info(letter: bytes) -> int:
-    kind = _FUNCTION if letter in _FUNCTIONS else _OBJECT
+    kind = _FUNCTION if letter in FUNCTION_LETTERS else _OBJECT
     binding = _GLOBAL if letter.isupper() else _LOCAL
     return (_WEAK if letter in b"WwVv" else binding) << 4 | kind
 
@@ -206,6 +206,8 @@ class _Maker:
         self._addresses: Sequence[int] = ()
         self._sizes: Sequence[int] = ()
         self._by_name = _Names((), ())
+        # Variables that BTF has the type of.
+        self._typed: set[int] = set()
 
     def symbols(self) -> list[Section]:
         source = self._kernel.debuginfo.symbol_source
@@ -240,11 +242,12 @@ class _Maker:
             if kind in (FUNC, VAR):
                 start, type_ = words[at], words[at + 2]
                 name = strings[start : strings.index(b"\0", start)]
-                found = find(name, _FUNCTIONS if kind == FUNC else _LETTERS)
+                found = find(name, FUNCTION_LETTERS if kind == FUNC else _LETTERS)
                 if found is None:
                     continue
                 address, is_global = self._addresses[found], self._is_global(found)
                 if kind == VAR:
+                    self._typed.add(found)
                     unit.add_variable(
                         start, unit.type(type_), address, is_global=is_global
                     )
@@ -260,7 +263,7 @@ class _Maker:
         known: dict[str, int | None] = {}
         for name, declared in VARIABLES.items():
             found = self._by_name.find(name.encode())
-            if found is None:
+            if found is None or found in self._typed:
                 continue
             type_ = _declared(btf, unit, declared, known)
             if type_:
@@ -281,7 +284,7 @@ def _kernel_sections(
 
     # Of no size, though it has symbols: else gdb finds those at the low addresses that
     # a jump to NULL leads to.
-    yield _nobits(PERCPU, 0, 0, WRITE)
+    yield nobits(PERCPU, 0, 0, WRITE)
     # What follows the image is for early boot alone.
     end = min(addresses[-1], start + _MAX_IMAGE) + 1
     edges = []
@@ -291,7 +294,7 @@ def _kernel_sections(
             edges.append((address, name, flags))
     for (first, name, flags), (last, *_) in pairwise([*sorted(edges), (end, "", 0)]):
         if last > first:
-            yield _nobits(name, first, last - first, flags)
+            yield nobits(name, first, last - first, flags)
 
 
 def _declared(btf: Btf, unit: TypeUnit, text: str, known: dict[str, int | None]) -> int:
@@ -316,7 +319,11 @@ def _declared(btf: Btf, unit: TypeUnit, text: str, known: dict[str, int | None])
     return unit.array_of(type_, None) if is_array and type_ else type_
 
 
-def _nobits(name: str, address: int, size: int, flags: int) -> Section:
+def nobits(name: str, address: int, size: int, flags: int) -> Section:
+    """Return a section without contents.
+
+    :param flags: besides that it takes memory
+    """
     return Section(name, NOBITS, b"", ALLOC | flags, address, size, align=1)
 
 
@@ -325,6 +332,10 @@ def digest(kernel: Kernel) -> str:
 
     There is but one, unless they are damaged.
     """
+    return kernel.once("symbol file digest", lambda: _digest(kernel))
+
+
+def _digest(kernel: Kernel) -> str:
     both = hashlib.blake2b(digest_size=8)
     for source in (kernel.debuginfo.symbol_source, kernel.debuginfo.types):
         if isinstance(source, Kallsyms):

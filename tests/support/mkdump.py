@@ -183,12 +183,15 @@ class BtfWriter:
         self._id = first_id
 
     def string(self, text: str) -> int:
-        """Add a string."""
+        """Add a string, unless it is there."""
         if not text:
             return 0
-        at = self._base + len(self._strings)
-        self._strings += text.encode() + b"\0"
-        return at
+        key = text.encode() + b"\0"
+        at = self._strings.find(b"\0" + key) + 1
+        if not at:
+            at = len(self._strings)
+            self._strings += key
+        return self._base + at
 
     def add(
         self, kind: int, name: str, size: int, body: Sequence[int], count: int = 0,

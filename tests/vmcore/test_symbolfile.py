@@ -54,10 +54,8 @@ def names(session):
     return found
 
 
-@pytest.fixture(scope="module")
-def in_gdb(made, names, tmp_path_factory):
-    """How gdb sees them."""
-    folder = tmp_path_factory.mktemp("types")
+def described(names, folder, *options):
+    """How gdb sees the types of some names."""
     (folder / "names").write_text("\n".join(names))
     environment = dict(
         os.environ,
@@ -65,14 +63,20 @@ def in_gdb(made, names, tmp_path_factory):
         GDBKDUMP_TEST_OUT=str(folder / "out.json"),
     )
     script = ROOT / "tests/support/types_in_gdb.py"
-    command = ["gdb", "-nx", "-batch", "-iex", "set confirm off"]
-    command += ["-ex", f"add-symbol-file {made} -o 0", "-x", script]
+    command = ["gdb", "-nx", "-batch", *options, "-x", script]
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
     return json.loads((folder / "out.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def in_gdb(made, names, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("types")
+    load = ["-iex", "set confirm off", "-ex", f"add-symbol-file {made} -o 0"]
+    return described(names, folder, *load)
 
 
 def bare(type_):
@@ -151,6 +155,30 @@ def test_all_types_equal_dwarf(in_gdb, names, dump_dir):
     assert sum(reasons.values()) < 60
     if dump_dir.name != "small-5.10":
         assert not {"sign", "cut"} & set(reasons)
+
+
+def test_types_of_modules_equal_dwarf(session, dump_dir, names, tmp_path):
+    drgn = pytest.importorskip("drgn")
+    files = {f.name.split(".")[0]: f for f in (dump_dir / "modules").rglob("*.ko*")}
+    found = Counter()
+    for module in session.kernel.debuginfo.modules():
+        types = module.types()
+        for keyword in ("struct", "union", "enum") if types else ():
+            found.update(f"{keyword} {name}" for name in types.names(keyword))
+    # Whose a name is that the kernel has as well each tool says another way.
+    alone = [name for name, count in found.items() if count == 1 and name not in names]
+    if not alone:
+        pytest.skip("this kernel has no BTF of modules")
+    (tmp_path / "vmcore").symlink_to(dump_dir / "vmcore")
+    ours = described(
+        alone, tmp_path, "-c", tmp_path / "vmcore", "-x", ROOT / "gdb-init.py"
+    )
+    program = drgn.Program()
+    program.set_core_dump(str(dump_dir / "vmcore"))
+    program.load_debug_info(map(str, [dump_dir / "vmlinux", *files.values()]))
+    theirs = {name: drgn_type(drgn, program, name) for name in alone}
+    assert ours == theirs
+    assert len(alone) > 10
 
 
 def symbols(path):

@@ -71,7 +71,7 @@ def kernel(*, damage=None, btf=True):
     debuginfo = SimpleNamespace(
         symbol_source=source, types=found, image=(BASE, BASE + 0x40000)
     )
-    return SimpleNamespace(debuginfo=debuginfo)
+    return SimpleNamespace(debuginfo=debuginfo, once=lambda key, make: make())
 
 
 def read(data):
