@@ -38,6 +38,8 @@ _CRASH_STATES = {
 
 
 _RSS_CACHES = tuple(f"rss_stat.count[{i}]" for i in RSS_COUNTERS)
+# Where tracers remember return addresses; unwind/trampoline.py has more of them.
+_TRACES = ("ret_stack", "rethooks.first", "kretprobe_instances.first")
 
 
 class Task(NamedTuple):
@@ -52,6 +54,8 @@ class Task(NamedTuple):
     :param is_idle: whether it is the idle task of its CPU
     :param rss_cache: pages it counted and did not yet add to its mm
         (SPLIT_RSS_COUNTING, before 6.2)
+    :param is_traced: whether the kernel keeps return addresses for it, which tracing
+        may have replaced on its stack
     """
 
     address: int
@@ -68,6 +72,7 @@ class Task(NamedTuple):
     sp: int
     is_idle: bool
     rss_cache: int
+    is_traced: bool
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -89,10 +94,12 @@ class _Walk:
         # THREAD_INFO_IN_TASK=y") (in v5.16).
         state = kernel.first_member("task_struct", "__state", "state")
         cpu = kernel.first_member("task_struct", "thread_info.cpu", "cpu")
+        traces = [path for path in _TRACES if type_.has(path)]
+        self.nr_traces = len(traces)
         self.fields = kernel.fields(
             "task_struct",
             ["pid", "tgid", "comm", cpu, state, "exit_state", "flags", "mm", "stack",
-             "real_parent", "signal", "thread_node.next", "thread.sp",
+             "real_parent", "signal", "thread_node.next", "thread.sp", *traces,
              *(path for path in _RSS_CACHES if type_.has(path))],
         )  # fmt: skip
         self.tasks = type_.offset("tasks")
@@ -102,10 +109,11 @@ class _Walk:
     def read(self, address: int, is_idle: bool = False) -> tuple[Task, int]:
         """Return the task and its thread_node.next."""
         (pid, tgid, comm, cpu, state, exit_state, flags, mm, stack, parent, signal,
-         next_thread, sp, *rss) = self.fields.read(address)  # fmt: skip
+         next_thread, sp, *rest) = self.fields.read(address)  # fmt: skip
+        traces, rss = rest[: self.nr_traces], rest[self.nr_traces :]
         task = Task(
             address, pid, tgid, comm, cpu, (state | exit_state) & 0xFFFFFFFF,
-            flags, mm, stack, parent, signal, sp, is_idle, sum(rss),
+            flags, mm, stack, parent, signal, sp, is_idle, sum(rss), any(traces),
         )  # fmt: skip
         return task, next_thread
 

@@ -17,6 +17,8 @@ from handmade import (
     TEXT,
     VERSIONS,
     Machine,
+    member,
+    struct_type,
     words,
 )
 
@@ -402,6 +404,64 @@ def test_a_return_probe(machine):
     node = 0xFFFF888000020000
     machine.memory.add(node, struct.pack("<6Q", 0, 0, 0, 0, real, slot))
     machine.memory.write(TASK + 0x208, node + 16)
+    machine.unwind()
+    assert machine.names() == ["inner", "outer"]
+
+
+def test_two_tracers_one_after_the_other(machine):
+    # As Debian's 6.1 has it: the return probe came first, the function graph second.
+    slot, real = traced(machine, "return_to_handler")
+    probe = machine.function("arch_rethook_trampoline", "undefined")
+    machine.types["ftrace_ret_stack"] = words("ftrace_ret_stack", "ret", "func", "retp")
+    machine.types["rethook_node"] = words(
+        "rethook_node", "rcu", "func", "llist", "rethook", "ret_addr", "frame"
+    )
+    records, node = 0xFFFF888000020000, 0xFFFF888000030000
+    machine.memory.add(records, bytes(4096))
+    machine.memory.write(records, probe, 2, slot)
+    machine.memory.write(TASK + 0x200, records)
+    machine.memory.add(node, struct.pack("<6Q", 0, 0, 0, 0, real, slot))
+    machine.memory.write(TASK + 0x208, node + 16)
+    machine.unwind()
+    assert machine.names() == ["inner", "outer"]
+
+
+def test_tracers_whose_records_lead_to_each_other(machine):
+    slot, _ = traced(machine, "return_to_handler")
+    probe = machine.function("arch_rethook_trampoline", "undefined")
+    machine.types["ftrace_ret_stack"] = words("ftrace_ret_stack", "ret", "func", "retp")
+    machine.types["rethook_node"] = words(
+        "rethook_node", "rcu", "func", "llist", "rethook", "ret_addr", "frame"
+    )
+    graph = machine.symbols.by_name["return_to_handler"]
+    records, node = 0xFFFF888000020000, 0xFFFF888000030000
+    machine.memory.add(records, bytes(4096))
+    machine.memory.write(records, probe, 2, slot)
+    machine.memory.write(TASK + 0x200, records)
+    machine.memory.add(node, struct.pack("<6Q", 0, 0, 0, 0, graph, slot))
+    machine.memory.write(TASK + 0x208, node + 16)
+    assert "whose record of it leads to return_to_handler" in machine.unwind().reason
+
+
+def test_a_return_probe_of_old(machine):
+    # Up to 5.10 all tasks share a hash; another task's record names the same place.
+    slot, real = traced(machine, "kretprobe_trampoline")
+    del machine.types["task_struct"]
+    thread = words("thread_struct", "sp")
+    machine.types["task_struct"] = struct_type(
+        "task_struct", 4096, member("thread", 0x100, thread)
+    )
+    machine.types["kretprobe_instance"] = words(
+        "kretprobe_instance", "hlist", "pprev", "rp", "ret_addr", "task", "fp"
+    )
+    table, nodes = 0xFFFF888000020000, 0xFFFF888000030000
+    machine.symbols.by_name["kretprobe_inst_table"] = table
+    bucket = (TASK * 0x61C8864680B583EB & (1 << 64) - 1) >> 58
+    machine.memory.add(table, bytes(512))
+    machine.memory.write(table + 8 * bucket, nodes)
+    machine.memory.add(nodes, bytes(4096))
+    machine.memory.write(nodes, nodes + 64, 0, 0, 1, TASK + 8192, slot)
+    machine.memory.write(nodes + 64, 0, 0, 0, real, TASK, slot)
     machine.unwind()
     assert machine.names() == ["inner", "outer"]
 
