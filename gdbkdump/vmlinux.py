@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdbkdump.errors import (
     FormatError,
@@ -26,7 +27,7 @@ from gdbkdump.formats.notes import parse_notes
 from gdbkdump.kernel.utsname import linux_banner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from elftools.elf.elffile import ELFFile
 
@@ -42,6 +43,8 @@ _RELEASE = re.compile(rb"Linux version (\S+)")
 _MAX_NOTES = 1 << 20
 _MAX_RODATA = 256 << 20
 _DEBUGINFOD_TIMEOUT_S = 900
+# R_X86_64_64 and R_X86_64_32: all that call frame information has.
+_RELOCATIONS = {1: struct.Struct("<Q"), 10: struct.Struct("<I")}
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,36 @@ def read_debug_frame(path: Path) -> bytes:
         found = elf.get_section_by_name(".debug_frame")
         # Not _contents(): this section may be compressed.
         return b"" if found is None else bytes(found.data())
+
+
+def read_module_frame(path: Path, sections: Mapping[str, int]) -> bytes:
+    """Return the section .debug_frame of a module, moved to where its code was.
+
+    :param sections: run-time addresses; what is in another section stays near 0
+    :raise FormatError: it is no ELF file, or damaged
+    """
+    with _elf_file(path, "module") as elf:
+        found = elf.get_section_by_name(".debug_frame")
+        moves = elf.get_section_by_name(".rela.debug_frame")
+        data = b"" if found is None else bytes(found.data())
+        return _move(elf, data, moves, sections) if data and moves else data
+
+
+def _move(elf: ELFFile, data: bytes, moves: Any, sections: Mapping[str, int]) -> bytes:
+    moved = bytearray(data)
+    symbols: Any = elf.get_section(moves["sh_link"])
+    for move in moves.iter_relocations():
+        form = _RELOCATIONS.get(move["r_info_type"])
+        at = move["r_offset"]
+        if form is None or at + form.size > len(moved):
+            raise FormatError("the relocations of .debug_frame are damaged")
+        symbol = symbols.get_symbol(move["r_info_sym"])
+        base = 0
+        if isinstance(symbol["st_shndx"], int):
+            base = sections.get(elf.get_section(symbol["st_shndx"]).name, 0)
+        value = base + symbol["st_value"] + move["r_addend"]
+        form.pack_into(moved, at, value & (1 << 8 * form.size) - 1)
+    return bytes(moved)
 
 
 def _has_debug_info(elf: ELFFile) -> bool:

@@ -167,7 +167,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     with console.quiet():
         debugger.detach()
     _unload()
-    frames = FrameFiles(session, vmlinux, folder)
+    frames = FrameFiles(session, vmlinux, folder, lambda: debugger.settings.debug_dirs)
     with console.quiet():
         frames.load_before_symbols()
         # The symbols first: gdb 15 and later read types while our engine works.

@@ -13,11 +13,19 @@ import gdb
 from gdbkdump.debugger import console
 from gdbkdump.debugger.paths import plain_path
 from gdbkdump.errors import KdumpError, SymbolNotFoundError, TypeNotFoundError
+from gdbkdump.kernel.module import for_each_module
+from gdbkdump.modulefiles import find_module_file
 from gdbkdump.target.cache import BuildCache
 from gdbkdump.target.debugframe import DebugFrame
 from gdbkdump.target.framefile import VERSION, dump_frames, kernel_frames
+from gdbkdump.target.tracefile import trace_frames
 from gdbkdump.unwind.orc import open_orc
-from gdbkdump.vmlinux import dump_identity, kaslr_offset, read_debug_frame
+from gdbkdump.vmlinux import (
+    dump_identity,
+    kaslr_offset,
+    read_debug_frame,
+    read_module_frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,10 +45,18 @@ class FrameFiles:
 
     :param vmlinux: what gdb has symbols of, or None
     :param folder: private, for what is not to be kept
+    :param debug_dirs: roots to search as /usr/lib/debug is searched
     """
 
-    def __init__(self, session: Session, vmlinux: Vmlinux | None, folder: Path) -> None:
+    def __init__(
+        self,
+        session: Session,
+        vmlinux: Vmlinux | None,
+        folder: Path,
+        debug_dirs: Callable[[], Sequence[Path]],
+    ) -> None:
         """Locate the tables."""
+        self._debug_dirs = debug_dirs
         self._session = session
         self._vmlinux = vmlinux
         self._folder = folder
@@ -64,6 +80,7 @@ class FrameFiles:
 
     def load_before_symbols(self) -> None:
         """Load what is to win over the vmlinux, and what its DWARF lacks."""
+        self._load_traces()
         vmlinux = self._vmlinux
         if self._orc and vmlinux and vmlinux.has_debug_info:
             self._load_kernel(self._orc, "gaps", vmlinux)
@@ -91,6 +108,34 @@ class FrameFiles:
                     _add(path, 0)
 
         return load_and_move
+
+    def _load_traces(self) -> None:
+        # Few dumps have any; all other rules are wrong there.
+        try:
+            data = trace_frames(self._session.kernel, self._compiled)
+            if data:
+                _add(self._write("frames-traces", data), 0)
+        except (KdumpError, OSError, gdb.error) as error:
+            self._report(error)
+
+    def _compiled(self, pc: int) -> tuple[DebugFrame, int] | None:
+        kernel = self._session.kernel
+        modules = kernel.once("modules", lambda: list(for_each_module(kernel)))
+        module = next((each for each in modules if each.holds(pc)), None)
+        key = "compiled", module.name if module else ""
+        return kernel.once(key, lambda: self._read_compiled(module))
+
+    def _read_compiled(self, module: Module | None) -> tuple[DebugFrame, int] | None:
+        vmlinux = self._vmlinux
+        if module:
+            try:
+                found = find_module_file(self._session, module, (), self._debug_dirs())
+            except KdumpError:
+                return None  # so gdb will have no variables of it to be wrong about
+            return DebugFrame(read_module_frame(found.path, found.sections)), 0
+        if vmlinux is None or not vmlinux.has_debug_info:
+            return None
+        return DebugFrame(read_debug_frame(vmlinux.path)), self._offset() or 0
 
     def _load_kernel(self, orc: Orc, variant: str, vmlinux: Vmlinux | None) -> None:
         self._is_kernel_done = True

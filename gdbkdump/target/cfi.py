@@ -47,10 +47,12 @@ _DEF_CFA, _DEF_CFA_EXPRESSION = 0x0C, 0x0F
 _EXPRESSION, _OFFSET_EXTENDED_SF = 0x10, 0x11
 _VAL_EXPRESSION = 0x16
 
-_DEREF, _CONST4U, _DUP, _OVER, _PICK = 0x06, 0x0C, 0x12, 0x14, 0x15
+_DEREF, _CONST4U, _DUP, _DROP = 0x06, 0x0C, 0x12, 0x13
+_OVER, _PICK = 0x14, 0x15
 _AND, _MINUS = 0x1A, 0x1C
 _OR, _PLUS, _PLUS_UCONST, _EQ, _LIT, _BREG = 0x21, 0x22, 0x23, 0x29, 0x30, 0x70
 _CONST8U, _CONSTS = 0x0E, 0x11
+_MUL, _GE, _BRA, _SKIP = 0x1E, 0x2A, 0x28, 0x2F
 # The lowest bits of an address that KASLR leaves as they are: it moves the kernel by
 # multiples of CONFIG_PHYSICAL_ALIGN, which is at least 2 MiB on x86-64.
 FIXED_BITS = (1 << 21) - 1
@@ -248,8 +250,7 @@ def found_ops(size: int, bp: int | None) -> bytes:
     ops = bytes([_DEF_CFA, RSP]) + uleb(size)
     if bp is None:
         return ops + _SAME_BP
-    value = bytes([_CONST8U]) + bp.to_bytes(8, "little")
-    return ops + bytes([_VAL_EXPRESSION, RBP]) + _block(value)
+    return ops + bytes([_VAL_EXPRESSION, RBP]) + _block(_const8u(bp))
 
 
 # Handlers of exceptions and interrupts, which entry code calls with struct pt_regs on
@@ -299,6 +300,44 @@ def _return_address(sites: Iterable[int]) -> bytes:
         code += bytes([_OR]) if number else b""
     code += bytes([_PICK, 2]) + _plus(_CS) + bytes([_DEREF, _LIT + 3, _AND])
     return code + bytes([_LIT + 3, _EQ, _AND, _MINUS])
+
+
+# Return addresses that tracing replaced, by the CFA of the function that has one.
+
+# Of one search; a branch reaches 32 KiB, and one address takes 37 bytes.
+_MAX_LEAVES = 512
+
+
+def replaced_ops(found: Sequence[tuple[int, int]]) -> bytes:
+    """Return the rule for the return address of a function some of whose are replaced.
+
+    :param found: CFAs, in order, and the return address of each
+    """
+    code = bytes([_LIT])
+    for first in range(0, len(found), _MAX_LEAVES):
+        search = _search(found[first : first + _MAX_LEAVES])
+        code += bytes([_OVER]) + search + bytes([_PLUS])
+    # Any other CFA has the word below it.
+    usual = bytes([_DROP, _LIT + _WORD, _MINUS, _DEREF])
+    code += bytes([_DUP, _BRA]) + len(usual).to_bytes(2, "little") + usual
+    return bytes([_VAL_EXPRESSION, RIP]) + _block(code)
+
+
+def _search(found: Sequence[tuple[int, int]]) -> bytes:
+    # In place of a key comes its value, or 0. Addresses compare as signed numbers.
+    if len(found) == 1:
+        ((key, value),) = found
+        test = _const8u(key) + bytes([_EQ])
+        return test + _const8u(value) + bytes([_MUL])
+    middle = len(found) // 2
+    low, high = _search(found[:middle]), _search(found[middle:])
+    low += bytes([_SKIP]) + len(high).to_bytes(2, "little")
+    test = bytes([_DUP]) + _const8u(found[middle][0]) + bytes([_GE])
+    return test + bytes([_BRA]) + len(low).to_bytes(2, "little") + low + high
+
+
+def _const8u(value: int) -> bytes:
+    return bytes([_CONST8U]) + value.to_bytes(8, "little")
 
 
 class Pieces:

@@ -84,8 +84,14 @@ def evaluate(code, memory, registers, *stack):
     binary = {
         "and": lambda a, b: a & b, "or": lambda a, b: a | b, "eq": lambda a, b: a == b,
         "minus": lambda a, b: a - b, "plus": lambda a, b: a + b,
+        "mul": lambda a, b: a * b, "ge": lambda a, b: _signed(a) >= _signed(b),
     }  # fmt: skip
-    for op in parse(code):
+    ops = parse(code)
+    by_offset = {op.offset: i for i, op in enumerate(ops)} | {len(code): len(ops)}
+    at = 0
+    while at < len(ops):
+        op = ops[at]
+        at += 1
         name = op.op_name.removeprefix("DW_OP_")
         if name in binary:
             second, first = stack.pop(), stack.pop()
@@ -103,6 +109,16 @@ def evaluate(code, memory, registers, *stack):
         elif name in ("dup", "over", "pick"):
             depth = {"dup": 0, "over": 1}.get(name)
             stack.append(stack[-1 - (op.args[0] if depth is None else depth)])
+        elif name == "drop":
+            stack.pop()
+        elif name in ("skip", "bra"):
+            if name == "skip" or stack.pop():
+                # From behind its two bytes of an operand.
+                at = by_offset[op.offset + 3 + op.args[0]]
         else:
             raise AssertionError(name)
     return stack[-1]
+
+
+def _signed(value):
+    return value - (1 << 64) if value >> 63 else value

@@ -225,3 +225,19 @@ def test_numbers(value):
         data = cfi.sleb(signed)
         raw = _read_uleb(data)
         assert raw - (1 << 7 * len(data) if data[-1] & 0x40 else 0) == signed
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 511, 1300])
+def test_return_addresses_that_were_replaced(number):
+    # CFAs are 16 apart, the return address of each is known by its number.
+    found = [(0xFFFFC90000000010 + 16 * i, A + i) for i in range(number)]
+    ops = cfi.replaced_ops(found)
+    (fde,) = read_section(section([Fde(A, A + 1, Cie.CALL_AS_C, [(A, ops)])], 0))
+    _, columns, _ = row_at([fde], A)
+    rule_ = columns[RIP]
+    assert rule_.type == "VAL_EXPRESSION"
+    for i in {0, 1, number // 2, number - 1} & set(range(number)):
+        assert evaluate(rule_.arg, {}, {}, found[i][0]) == A + i
+    # Any other one, before, between and after them, was not.
+    for cfa in (0xFFFF888000000000, found[0][0] + 8, found[-1][0] + 16):
+        assert evaluate(rule_.arg, {cfa - 8: 0x1234}, {}, cfa) == 0x1234
