@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """drgn's view of a dump from a process of its own: its libdw clashes with gdb's.
 
-Reads ``{"reads": [[address, size], ...], "pcs": [pid, ...]}`` from standard input and
-answers with hex strings and numbers; null where drgn cannot tell.
+Reads ``{"reads": [[address, size], ...], "pcs": [pid, ...], "stacks": [pid, ...]}``
+from standard input and answers with hex strings, numbers and lists of numbers; null
+where drgn cannot tell.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def ask_drgn(
     directory: Path,
     reads: Sequence[tuple[int, int]] = (),
     pcs: Sequence[int] = (),
+    stacks: Sequence[int] = (),
     core: Path | None = None,
 ) -> dict[str, list[Any]]:
     """Return what drgn says of a dump; skip where there is no drgn.
@@ -35,7 +37,9 @@ def ask_drgn(
     python = os.environ.get("GDBKDUMP_TEST_PYTHON", sys.executable)
     done = subprocess.run(
         [python, __file__, directory, core or directory / "vmcore"],
-        input=json.dumps({"reads": list(reads), "pcs": list(pcs)}),
+        input=json.dumps(
+            {"reads": list(reads), "pcs": list(pcs), "stacks": list(stacks)}
+        ),
         capture_output=True,
         text=True,
         check=False,
@@ -68,7 +72,15 @@ def _answer(
         except (ValueError, LookupError):
             return None
 
+    def stack(pid: int) -> list[int] | None:
+        try:
+            trace = program.stack_trace(pid)
+        except (ValueError, LookupError):
+            return None
+        return [int(frame.pc) for frame in trace if not frame.is_inline]
+
     return {
+        "stacks": [stack(pid) for pid in asked["stacks"]],
         "reads": [read(*item) for item in asked["reads"]],
         "pcs": [pc(pid) for pid in asked["pcs"]],
     }

@@ -18,6 +18,7 @@ from gdbkdump.formats.hints import NO_HINTS, Hints
 from gdbkdump.kernel.sched import task_problems
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
+from tests.support.ask_drgn import ask_drgn
 from tests.support.mklkcd import write_lkcd
 from tests.support.stock_gdb import run_gdb
 
@@ -191,6 +192,22 @@ def test_who_panicked_if_anybody_did(elf, truth, is_panicked):
     # It sleeps where "truth" is kept from crashing the guest.
     crash = elf.by_comm("kbt wl-crash")["wl-crash"]
     assert is_within(("wait_for_partner", "fifo_open"), functions(crash))
+
+
+def test_drgn_sees_the_same_stacks(hypervisor_dir, variants, info):
+    if not info["scenario"]["vmcoreinfo"]:
+        pytest.skip("drgn opens no hypervisor's dump without VMCOREINFO")
+    for name in set(variants) & {"vmcore", "vmcore.paging"}:
+        rows = [row for row in variants[name].rows("kforeach kbt") if row["pid"]]
+        assert len(rows) > 100
+        pids = [row["pid"] for row in rows]
+        core = hypervisor_dir / name
+        stacks = ask_drgn(hypervisor_dir, stacks=pids, core=core)["stacks"]
+        found = dict(zip(pids, stacks, strict=True))
+        for row in rows:
+            mine = [int(frame["ip"], 16) for frame in row["frames"]]
+            if mine:
+                assert found[row["pid"]][: len(mine)] == mine, row["comm"]
 
 
 @pytest.fixture(scope="module")
