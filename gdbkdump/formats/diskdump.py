@@ -197,7 +197,17 @@ class _Part:
         # What is beyond is no place of a page, however much of the file is cut off.
         self.limit = self.data + (self.dumped.total + 1) * size
         self._chunks: dict[int, bytes] = {}
+        file.seal(self.data)
         self.is_cut = bool(file.is_cut or self._is_cut())
+
+    def has_bitmaps(self) -> bool:
+        """Tell whether all of the bitmaps was written, but for what pads them."""
+        need = (self.header.max_mapnr + 7) // 8
+        half = (self._table - self.bitmaps) // 2
+        holds = self.file.holds
+        return holds(self.bitmaps, need) and (
+            not self.has_two or holds(self.bitmaps + half, need)
+        )
 
     def _is_cut(self) -> bool:
         # Pages and their descriptors are written in order, so the last ones tell: if
@@ -248,6 +258,12 @@ class _Part:
             return 0
         words = array("Q", raw)
         offsets = words[0::3]
+        if self.file.is_cut:
+            # Of a stream any part may be lost.
+            return sum(
+                at > 0 and self.file.holds(at, size & 0xFFFFFFFF)
+                for at, size in zip(offsets, words[1::3], strict=True)
+            )
         there = len(offsets) - offsets.count(0)
         if max(offsets) + self.header.block_size > self.file.size:
             there -= sum(
@@ -337,6 +353,10 @@ class DiskDump:
         header = self._parts[0].header
         for part in self._parts:
             self.problems += part.file.problems
+            if part.file.is_cut and not part.has_bitmaps():
+                self.problems.append(
+                    "a part of the page bitmaps is lost: its pages count as no RAM"
+                )
         if header.version > _NEWEST_VERSION:
             self.problems.append(
                 f"its header is of version {header.version}, newer than what is known"

@@ -66,6 +66,10 @@ class ElfDump:
         self.notes: Sequence[Note] = []
         self.extents: Sequence[Extent] = []
         self._sort_headers(table)
+        file.seal(min((e.offset for e in self.extents if e.file_size), default=0))
+        if file.is_cut and not self.is_incomplete:
+            self.is_incomplete = True
+            self.problems += file.problems
         if _is_kcore(self.notes):
             self.format = "live kernel (/proc/kcore)"
             self.problems.append(

@@ -46,6 +46,15 @@ class DumpBytes(Protocol):
     def span(self, offset: int) -> tuple[int, int] | None:
         """Return where in the file an offset is, and bytes that follow in one run."""
 
+    def holds(self, offset: int, size: int) -> bool:
+        """Tell whether all those bytes are there."""
+
+    def seal(self, offset: int) -> None:
+        """Say that headers end there: what follows is written only once.
+
+        What was written twice all the same is not there any more.
+        """
+
     def close(self) -> None:
         """Give the file back."""
 
@@ -101,6 +110,13 @@ class PlainFile:
     def span(self, offset: int) -> tuple[int, int] | None:
         """Return an offset and the bytes up to the end, or None beyond it."""
         return (offset, self.size - offset) if 0 <= offset < self.size else None
+
+    def holds(self, offset: int, size: int) -> bool:
+        """Tell whether the file does not end before."""
+        return offset + size <= self.size
+
+    def seal(self, offset: int) -> None:
+        """Do nothing: a file does not know what was written twice."""
 
     def close(self) -> None:
         """Give the file back."""

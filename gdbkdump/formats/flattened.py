@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from gdbkdump.formats.base import Report
     from gdbkdump.formats.file import DumpBytes
@@ -28,7 +28,8 @@ _RECORD = struct.Struct(">qq")
 _FIRST_RECORD = 4096
 _END = (-1, -1)
 _BUFFER, _NEAR = 1 << 16, 1 << 12
-_MAX_OFFSET = 1 << 62
+# Beyond any dump (64 TiB), and any buffer that is written at once.
+_MAX_OFFSET, _MAX_SIZE = 1 << 46, 1 << 30
 
 # What is at an offset: (start, end, position in the stream).
 _Piece = tuple[int, int, int]
@@ -51,6 +52,7 @@ class FlattenedFile:
         self.problems: list[str] = [*stream.problems]
         self.is_cut = False
         self._stream = stream
+        self._twice: list[tuple[int, int]] = []
         raw = stream.read_header(0, _HEADER.size)
         if len(raw) < _HEADER.size:
             raise FormatError(f"{self.path}: the header is cut")
@@ -68,8 +70,6 @@ class FlattenedFile:
         late: list[_Piece] = []
         top = 0
         for start, end, place in self._records(report):
-            if start >= end:
-                continue
             # What begins below the top overwrites, or fills a gap; the rest of it is
             # in order again.
             if start < top:
@@ -88,11 +88,33 @@ class FlattenedFile:
 
     def _overlay(self, base: list[_Piece], late: list[_Piece]) -> None:
         starts, ends, places = array("Q"), array("Q"), array("Q")
-        for start, end, place in _latest_wins(base + late, len(base)):
+        twice = self._twice
+        for start, end, place, count in _latest_wins(base + late, len(base)):
             starts.append(start)
             ends.append(end)
             places.append(place)
+            if count > 1:
+                twice.append((start, end))
         self._starts, self._ends, self._places = starts, ends, places
+
+    def seal(self, offset: int) -> None:
+        """Drop what was written twice from ``offset`` on: which is right, none knows.
+
+        Headers are rewritten in the end, pages never are.
+        """
+        twice = [
+            (max(start, offset), end) for start, end in self._twice if end > offset
+        ]
+        if not twice:
+            return
+        pieces = zip(self._starts, self._ends, self._places, strict=True)
+        kept = list(_without(pieces, twice))
+        self._starts = array("Q", [start for start, _, _ in kept])
+        self._ends = array("Q", [end for _, end, _ in kept])
+        self._places = array("Q", [place for _, _, place in kept])
+        self._twice = []
+        size = sum(end - start for start, end in twice)
+        self._cut(f"{size} bytes of pages are there twice", "damaged")
 
     def _records(self, report: Report) -> Iterator[_Piece]:
         stream, limit = self._stream, self._stream.size
@@ -113,7 +135,7 @@ class FlattenedFile:
             if (offset, size) == _END:
                 return
             place = position + _RECORD.size
-            if offset < 0 or size < 0 or offset + size > _MAX_OFFSET:
+            if not (0 <= offset < _MAX_OFFSET and 0 < size <= _MAX_SIZE):
                 self._cut(f"the record at {position:#x} is damaged")
                 return
             there = min(size, limit - place)
@@ -123,9 +145,9 @@ class FlattenedFile:
             if not number & 0xFFF:
                 report("indexing the flattened dump", position, limit)
 
-    def _cut(self, why: str) -> None:
+    def _cut(self, why: str, what: str = "truncated") -> None:
         self.is_cut = True
-        self.problems.append(f"the flattened dump is truncated: {why}")
+        self.problems.append(f"the flattened dump is {what}: {why}")
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return bytes; fewer where the next ones were never written."""
@@ -179,19 +201,51 @@ class FlattenedFile:
         """Return where in the stream an offset is, and bytes that follow there."""
         return self._find(offset)
 
+    def holds(self, offset: int, size: int) -> bool:
+        """Tell whether all those bytes were written."""
+        while size > 0:
+            found = self._find(offset)
+            if found is None:
+                return False
+            offset += found[1]
+            size -= found[1]
+        return True
+
     def close(self) -> None:
         """Give the file back."""
         self._stream.close()
 
 
-def _latest_wins(pieces: list[_Piece], in_order: int) -> Iterator[_Piece]:
+def _without(
+    pieces: Iterable[_Piece], dropped: Sequence[tuple[int, int]]
+) -> Iterator[_Piece]:
+    # Both sorted; what is dropped is cut at the pieces' ends, as they came from there.
+    gaps = iter(dropped)
+    gap = next(gaps, None)
+    for start, end, place in pieces:
+        at = start
+        while gap is not None and gap[0] < end:
+            if at < gap[0]:
+                yield at, gap[0], place + at - start
+            at = gap[1]
+            gap = next(gaps, None)
+        if at < end:
+            yield at, end, place + at - start
+
+
+def _latest_wins(
+    pieces: list[_Piece], in_order: int
+) -> Iterator[tuple[int, int, int, int]]:
     """Cut pieces that overlap, so that of each byte the one written last remains.
+
+    How often each was written comes with it.
 
     :param in_order: as many of the first are older than all that overlap them
     """
     age = [0] * in_order + list(range(1, len(pieces) - in_order + 1))
     order = sorted(range(len(pieces)), key=lambda i: pieces[i][0])
     active: list[tuple[int, int]] = []  # (newest first, index)
+    ends: list[int] = []  # of those that have begun
     position = 0
     for i in [*order, None]:
         stop = pieces[i][0] if i is not None else None
@@ -200,9 +254,13 @@ def _latest_wins(pieces: list[_Piece], in_order: int) -> Iterator[_Piece]:
             if end <= position:
                 heapq.heappop(active)
                 continue
-            until = end if stop is None else min(end, stop)
-            yield position, until, place + position - start
+            while ends[0] <= position:
+                heapq.heappop(ends)
+            # Up to where the number of those that are there changes.
+            until = ends[0] if stop is None else min(ends[0], stop)
+            yield position, until, place + position - start, len(ends)
             position = until
         if i is not None:
             position = pieces[i][0]
             heapq.heappush(active, (-age[i], i))
+            heapq.heappush(ends, pieces[i][1])

@@ -75,7 +75,7 @@ def test_any_order_of_any_records_is_as_if_written(stream):
         known = bytearray(400)
         records = []
         for _ in range(chance.randrange(1, 30)):
-            at, size = chance.randrange(350), chance.randrange(0, 50)
+            at, size = chance.randrange(350), chance.randrange(1, 50)
             data = chance.randbytes(size)
             records.append((at, data))
             whole[at : at + size] = data
@@ -150,12 +150,48 @@ def test_cut_anywhere(written):
         dump.close()
 
 
-def test_a_damaged_record_ends_the_stream(stream):
-    data = [(0, b"aaaa"), (-5, b"bb"), (4, b"cc")]
-    file = stream(data)
+@pytest.mark.parametrize("record", [(-5, b"bb"), (4, b""), (1 << 60, b"bb")])
+def test_a_damaged_record_ends_the_stream(stream, record):
+    file = stream([(0, b"aaaa"), record, (4, b"cc")])
     assert file.pread(10, 0) == b"aaaa"
     assert file.is_cut
     assert "is damaged" in file.problems[0]
+
+
+def moved(records, number, to):
+    """Return the records, the offset of one of them changed."""
+    return [(to if i == number else at, d) for i, (at, d) in enumerate(records)]
+
+
+@pytest.mark.parametrize("kind", [KdumpFile, ElfCore])
+def test_a_record_that_lands_on_another_gives_no_wrong_page(written, kind):
+    pages = {i: random.Random(i).randbytes(PAGE) for i in range(8)}
+    if kind is ElfCore:
+        file = ElfCore([Segment(i * PAGE, page) for i, page in pages.items()])
+    else:
+        # Raw: there is no checksum that would tell.
+        file = KdumpFile({i: (0, page) for i, page in pages.items()})
+    data = file.build()
+    start = len(data) - 8 * PAGE
+    records = [(0, data[:start])]
+    records += [(at, data[at : at + 1500]) for at in range(start, len(data), 1500)]
+    for number in range(3, len(records), 5):
+        for shift in (-1500, 700, 4096, 30000):
+            to = records[number][0] + shift
+            dump = open_dump(written(flatten(moved(records, number, to))))
+            lost = 0
+            for i, page in pages.items():
+                try:
+                    assert dump.read_phys(i * PAGE, PAGE) == page
+                except FaultError as error:
+                    assert error.reason is FaultReason.MISSING
+                    lost += 1
+            assert lost > 0
+            if dump.problems:
+                assert "bytes of pages are there twice" in dump.problems[0]
+                if kind is KdumpFile:
+                    assert dump.missing == lost * PAGE
+            dump.close()
 
 
 @pytest.mark.parametrize("size", [0, 20, 4096, 4100])
