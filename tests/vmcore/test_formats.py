@@ -220,13 +220,6 @@ def test_drgn_reads_the_same(variant, dump_dir, name):
     assert ask_drgn(dump_dir, reads=asked, core=variant(name))["reads"] == mine
 
 
-@pytest.mark.parametrize("name", ["lzo.d31", "lzo.flat"])
-def test_gdb_finds_a_dump_that_it_does_not_know(variant, dump_dir, name):
-    out = run_gdb(dump_dir / "vmlinux", variant(name), "kps -A", "kbt")
-    assert "wl-crash" in out
-    assert "sysrq_handle_crash" in out
-
-
 def test_gdb_takes_all_files_of_a_split_dump(variant, dump_dir, tmp_path):
     # Where they cannot be found: by names that are no numbers.
     parts = []
@@ -250,22 +243,24 @@ def frames(lines):
     return [line for line in lines[first:] if line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["elf.d31", "elf.flat"])
-def test_gdb_itself_reads_what_is_flat(variant, session, dump_dir, elf, name):
+def test_gdb_shows_the_same(variant, session, dump_dir, elf):
+    # Though it calls three of them no core dump: "file format not recognized".
     (delta,) = {w[2] for w in session.kernel.memory.windows if w[0] >> 39 != 0x1FFFFFF}
-    with closing(open_dump(variant(name))) as dump:
+    with closing(open_dump(variant("elf.d31"))) as dump:
         pfn = next(
             pfn
             for pfn in sample(elf, 5000)
             if read(dump, pfn) is FaultReason.EXCLUDED and any(read(elf, pfn))
         )
     look = f"python print(try_read({pfn * PAGE + delta:#x}))"
-    commands = ("bt -frame-arguments none", _TRY, look, "p $ktask(1)->comm")
-    lines = run_gdb(dump_dir / "vmlinux", variant(name), *commands).splitlines()
-    usual = run_gdb(dump_dir / "vmlinux", dump_dir / "vmcore", *commands).splitlines()
-    assert frames(lines) == frames(usual)
-    assert len(frames(lines)) > 5
-    assert lines[-1] == usual[-1]
-    # gdb reads no zeros where a page was left out.
-    assert lines[-2] == "Cannot access memory at address " + hex(pfn * PAGE + delta)
-    assert usual[-2] == read(elf, pfn)[:8].hex()
+    commands = ("bt -frame-arguments none", _TRY, look, "p $ktask(1)->comm", "kps -A")
+    vmlinux = dump_dir / "vmlinux"
+    usual = run_gdb(vmlinux, dump_dir / "vmcore", *commands).splitlines()
+    assert len(frames(usual)) > 5
+    assert read(elf, pfn)[:8].hex() in usual
+    for name in ("elf.d31", "elf.flat", "lzo.d31", "lzo.flat"):
+        lines = run_gdb(vmlinux, variant(name), *commands).splitlines()
+        assert frames(lines) == frames(usual)
+        assert lines[-6:] == usual[-6:]
+        # gdb reads no zeros where a page was left out.
+        assert f"Cannot access memory at address {pfn * PAGE + delta:#x}" in lines
