@@ -139,7 +139,8 @@ def _path(text: str) -> Path:
 
 
 def _dump_of(arguments: Arguments) -> Path | None:
-    # "coreFile" is what gdb 18 knows; before, a client may pass only "target" on.
+    # "coreFile" came with gdb 18. With a file as "target" gdb would take the dump for a
+    # serial line and write its packets into it.
     core, target = arguments.get("coreFile"), arguments.get("target")
     if isinstance(core, str) and core:
         path = _path(core)

@@ -273,15 +273,14 @@ def other(dump_dir):
     return only(dump_dir, DUMPS[:1])
 
 
-@pytest.mark.parametrize("how", ["coreFile", "target", "command line", "launch"])
+@pytest.mark.parametrize("how", ["attach", "launch", "command line"])
 def test_other_ways_to_name_the_dump(other, session, how):
     wanted = len(rows_of(session, "kps"))
     given = [other / "vmlinux", other / "vmcore"] if how == "command line" else []
     client = start(*given)
     try:
         # The vmlinux is found by its build-id.
-        key = "coreFile" if how == "launch" else how
-        arguments = {} if given else {key: str(other / "vmcore")}
+        arguments = {} if given else {"coreFile": str(other / "vmcore")}
         client.attach("launch" if how == "launch" else "attach", **arguments)
         assert len(client.request("threads")["threads"]) == wanted
         assert evaluate(client, "init_task.pid") == "0"
@@ -306,6 +305,19 @@ def test_a_failed_attach_says_why(other, tmp_path):
         assert evaluate(client, "init_task.pid") == "0"
     finally:
         client.kill()
+
+
+def test_a_file_as_target_is_not_written_to(other, tmp_path):
+    # gdb alone takes it for a serial line, and writes its packets into it.
+    text = tmp_path / "vmcore"
+    text.write_text("no dump\n")
+    client = start()
+    try:
+        with pytest.raises(DapError, match=f"^gdbkdump: {text} is not a vmcore"):
+            client.attach(target=str(text))
+    finally:
+        client.kill()
+    assert text.read_text() == "no dump\n"
 
 
 def test_without_a_dump_gdb_is_as_it_was(other, tmp_path):
