@@ -14,6 +14,7 @@ from gdbkdump.errors import CommandError, FaultError, FormatError, KdumpError
 from gdbkdump.formats import open_dump
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.hints import NO_HINTS, Hints
+from gdbkdump.formats.pagecache import DEFAULT_BYTES
 from gdbkdump.kernel.base import Kernel
 from gdbkdump.kernel.module import module_infos
 from gdbkdump.memory import bootstrap
@@ -127,6 +128,7 @@ def open_session(
     hints: Hints = NO_HINTS,
     report: Report = silent,
     types_without_btf: TypesWithoutBtf | None = None,
+    cache_bytes: int = DEFAULT_BYTES,
 ) -> Session:
     """Open a dump.
 
@@ -134,10 +136,13 @@ def open_session(
     :param hints: what the user says where the dump does not
     :param report: called with what is being done, done, total on long work
     :param types_without_btf: where types come from if the dump has no BTF
+    :param cache_bytes: to be kept of memory that is not read from the file as it is
     :raise FormatError: it is no dump, or what it takes to read it is missing
     """
     started = time.perf_counter()
-    dump = open_dump(path, *more, base=hints.base, report=report)
+    dump = open_dump(
+        path, *more, base=hints.base, report=report, cache_bytes=cache_bytes
+    )
     with contextlib.ExitStack() as undo:
         undo.callback(dump.close)
         session = _open(dump, hints, report, types_without_btf)

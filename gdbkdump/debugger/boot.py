@@ -160,6 +160,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
         hints=debugger.settings.hints,
         report=console.progress(),
         types_without_btf=lambda kernel: _dwarf_types(kernel, given),
+        cache_bytes=debugger.settings.cache_bytes,
     )
     vmlinux = _find_vmlinux(session, given, debugger.settings)
     folder = _private_folder()

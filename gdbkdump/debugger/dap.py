@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 # What gdb tells the client while a dump replaces what was open: that the process has
 # exited, which ends the client's session, and where the new one stands, too early.
-_WHILE_OPENING = (("exited", "_on_exit"), ("corefile_changed", "_on_corefile_changed"))
+_WHILE_OPENING = (
+    ("exited", "_on_exit"),
+    ("stop", "_on_stop"),
+    ("corefile_changed", "_on_corefile_changed"),
+)
 # And of each of 12,000 threads that it came or went, as they all do at once: a client
 # asks for them anyway when it hears of the stop.
 _FOR_GOOD = (("new_thread", "_new_thread"), ("thread_exited", "_thread_exited"))

@@ -27,6 +27,12 @@ def _environment(name: str, choices: Sequence[str]) -> str:
     return chosen if chosen in choices else choices[0]
 
 
+def _environment_number(name: str, default: int) -> int:
+    chosen = os.environ.get(name, "")
+    is_number = chosen.isascii() and chosen.isdecimal() and len(chosen) < 8
+    return int(chosen) if is_number else default
+
+
 class _Prefix(gdb.Command):
     def __init__(self, name: str, doc: str) -> None:
         self.__doc__ = doc
@@ -84,6 +90,10 @@ class Settings:
             "how gdb gets the dump (auto: a core where it can read the file).",
             gdb.PARAM_ENUM, _environment("GDBKDUMP_TRANSPORT", TRANSPORTS), TRANSPORTS,
         )  # fmt: skip
+        self._cache_size = _Parameter(
+            "cache-size", "MiB to keep of a dump that has to be unpacked or fetched.",
+            gdb.PARAM_ZUINTEGER, _environment_number("GDBKDUMP_CACHE_SIZE", 64),
+        )  # fmt: skip
         self._force = _Parameter(
             "force",
             "whether a dump is opened, with symbols and types of its own, though the"
@@ -131,6 +141,11 @@ class Settings:
     def transport(self) -> str:
         """How gdb gets threads and memory: ``auto``, ``core`` or ``remote``."""
         return str(self._transport.value)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What may be kept of the next dump to be opened, in bytes."""
+        return int(str(self._cache_size.value)) << 20
 
     @property
     def hints(self) -> Hints:

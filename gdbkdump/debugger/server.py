@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import traceback
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,9 @@ def _define_hooks() -> None:
     _Refuse()
     for command in _RUNNING:
         _define_hook(command, f"{_REFUSE} The program is not being run.")
-    _define_hook("kill", f"{_REFUSE} You can't do that without a process to debug.")
+    if "gdb.dap" not in sys.modules:
+        # There it is how a client's session ends.
+        _define_hook("kill", f"{_REFUSE} You can't do that without a process to debug.")
 
 
 def _define_hook(command: str, line: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import CommandError, FormatError
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.file import PlainFile
+from gdbkdump.formats.pagecache import DEFAULT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from gdbkdump.formats.base import DumpFile, Report
     from gdbkdump.formats.file import DumpBytes
 
-    Open = Callable[[list[DumpBytes], Report], DumpFile]
+    Open = Callable[[list[DumpBytes], Report, int], DumpFile]
 
 # First bytes of what is not (or not yet) read, and what to do about it.
 _ADVICE: tuple[tuple[int, bytes, str], ...] = (
@@ -49,22 +50,27 @@ _ADVICE: tuple[tuple[int, bytes, str], ...] = (
 
 
 def open_dump(
-    path: Path, *more: Path, base: int | None = None, report: Report = silent
+    path: Path,
+    *more: Path,
+    base: int | None = None,
+    report: Report = silent,
+    cache_bytes: int = DEFAULT_BYTES,
 ) -> DumpFile:
     """Open the dump at ``path``.
 
+    :param path: or ``remote:...`` (see remote.py)
     :param more: the other files of a split dump; without them those beside the first
         are looked for
     :param base: physical address of the first byte of bare memory
-    :param path: or ``remote:...`` (see remote.py)
     :param report: called with what is being done, done, total on long work
+    :param cache_bytes: to be kept of what was unpacked, or came over a connection
     :raise FormatError: it is none that we read; the message names what it is
     :raise MissingPackageError: a package is needed to read it
     """
     if is_remote(path):
         from gdbkdump.formats.remote import RemoteDump
 
-        return RemoteDump(path, report)
+        return RemoteDump(path, report, cache_bytes)
     files: list[DumpBytes] = []
     try:
         for each in (path, *more):
@@ -72,7 +78,7 @@ def open_dump(
             files[-1] = _unflatten(files[-1], report)
         if base is not None:
             return _open_raw(files, base)
-        return _open_files(files, report)
+        return _open_files(files, report, cache_bytes)
     except OSError as error:
         _close(files)
         raise FormatError(f"cannot read {path}: {error.strerror}") from None
@@ -160,7 +166,7 @@ def _unflatten(file: DumpBytes, report: Report) -> DumpBytes:
     return FlattenedFile(file, report)
 
 
-def _open_files(files: list[DumpBytes], report: Report) -> DumpFile:
+def _open_files(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
     heads = [file.read_header(0, 512) for file in files]
     for magic, opener in _FORMATS:
         if heads[0].startswith(magic):
@@ -169,11 +175,11 @@ def _open_files(files: list[DumpBytes], report: Report) -> DumpFile:
                     raise FormatError(
                         f"{file.path} is not of one dump with {files[0].path}"
                     )
-            return opener(files, report)
+            return opener(files, report, cache_bytes)
     raise FormatError(f"{files[0].path} is not a vmcore: {_describe(heads[0])}")
 
 
-def _open_elf(files: list[DumpBytes], report: Report) -> DumpFile:
+def _open_elf(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
     # Imported here, as each of the others: a session has one format.
     from gdbkdump.formats.elf import ElfDump
 
@@ -184,13 +190,15 @@ def _open_elf(files: list[DumpBytes], report: Report) -> DumpFile:
     return ElfDump(files[0])
 
 
-def _open_diskdump(files: list[DumpBytes], report: Report) -> DumpFile:
+def _open_diskdump(
+    files: list[DumpBytes], report: Report, cache_bytes: int
+) -> DumpFile:
     from gdbkdump.formats.diskdump import DiskDump
     from gdbkdump.formats.splitset import find_others
 
     if len(files) == 1:
         files += find_others(files[0])
-    return DiskDump(files, report)
+    return DiskDump(files, report, cache_bytes)
 
 
 def _open_raw(files: list[DumpBytes], base: int) -> DumpFile:
@@ -207,7 +215,9 @@ def _open_raw(files: list[DumpBytes], base: int) -> DumpFile:
     return RawDump(files[0], base)
 
 
-def _open_with_library(files: list[DumpBytes], report: Report) -> DumpFile:
+def _open_with_library(
+    files: list[DumpBytes], report: Report, cache_bytes: int
+) -> DumpFile:
     from gdbkdump.formats.library import LibraryDump
 
     if len(files) > 1:

@@ -78,6 +78,9 @@ class Saving:
 class DumpFile(Protocol):
     """An open dump.
 
+    A child of the process that opened it may read it at the same time (gdb's server is
+    one): nothing that has a position or a peer may be shared with it.
+
     :ivar path: the file; of a split set the first that was named
     :ivar paths: all files of the set
     :ivar format: what it is, for a person

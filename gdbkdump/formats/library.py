@@ -116,7 +116,8 @@ class LibraryDump:
         raise FormatError(f"{self.path}: libkdumpfile at {paddr:#x}: {why}")
 
     def _ask(self, paddr: int, size: int) -> tuple[int, bytes]:
-        if self._worker is None:
+        if self._worker is None or self._worker.owner != os.getpid():
+            # A child of ours (gdb's server) cannot share it: answers would mix.
             self._worker = _Worker(self._python, self.path)
             self._worker.description()
         try:
@@ -162,6 +163,7 @@ class _Worker:
     def __init__(self, python: str, path: Path) -> None:
         self._path = path
         program = str(Path(kdumpfile_worker.__file__).resolve())
+        self.owner = os.getpid()
         # A group of its own: Ctrl-C is for us.
         self._process = subprocess.Popen(
             [python, "-I", program, os.path.abspath(path)],

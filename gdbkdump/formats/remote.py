@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import FaultError, FormatError
 from gdbkdump.formats import wire
 from gdbkdump.formats.base import silent
+from gdbkdump.formats.pagecache import DEFAULT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,8 @@ TOKEN_FILE_VARIABLE = "GDBKDUMP_TOKEN_FILE"
 _CONNECT_TIMEOUT_S = 20
 _BLOCK_SHIFT = 16
 _BLOCK = 1 << _BLOCK_SHIFT
-_MAX_BLOCKS = 1024  # 64 MiB
+# What one request may ask for has to have room.
+_MIN_BLOCKS = 2 * wire.MAX_READ >> _BLOCK_SHIFT
 # So many blocks at most are read ahead.
 _MAX_AHEAD = 16
 _PHYS_LIMIT = 1 << 52
@@ -179,7 +181,9 @@ class RemoteDump:
 
     is_flat = False
 
-    def __init__(self, path: Path, report: Report = silent) -> None:
+    def __init__(
+        self, path: Path, report: Report = silent, cache_bytes: int = DEFAULT_BYTES
+    ) -> None:
         """Connect, and ask what is there.
 
         :param path: ``remote:`` and where the server is
@@ -203,6 +207,7 @@ class RemoteDump:
         self.extents: Sequence[Extent] = told.extents
         self.saving = told.saving
         self._blocks: dict[int, bytes | list[Piece]] = {}
+        self._max_blocks = max(_MIN_BLOCKS, cache_bytes >> _BLOCK_SHIFT)
         self._next = -1
         self._ahead = 1
 
@@ -243,9 +248,9 @@ class RemoteDump:
     def _fetch(self, number: int, count: int) -> None:
         paddr, size = number << _BLOCK_SHIFT, count << _BLOCK_SHIFT
         self._next = number + count
-        if len(self._blocks) + count > _MAX_BLOCKS:
+        if len(self._blocks) + count > self._max_blocks:
             # The oldest, by when they came: a pass over all memory drops all anyway.
-            for old in list(self._blocks)[: _MAX_BLOCKS // 4]:
+            for old in list(self._blocks)[: count + self._max_blocks // 4]:
                 del self._blocks[old]
         reply = self._connection.request(wire.READ, paddr, size, 2 * size + 4096)
         for piece in wire.unpack_pieces(reply, paddr, size):

@@ -50,7 +50,7 @@ def client(dump_dir):
 def numbers(client):
     """The protocol's number of each thread, by what gdb calls its LWP: the pid."""
     shown = evaluate(client, "info threads", "repl")
-    found = re.findall(r"^[* ] +(\d+) +LWP (\d+)", shown, re.M)
+    found = re.findall(r"^[* ] +(\d+) +(?:LWP|Thread) (\d+)", shown, re.M)
     return {int(lwp): int(number) for number, lwp in found}
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import sys
@@ -48,6 +49,22 @@ def test_pages_of_an_lkcd_dump(dump):
     whole = b"".join(PAGES[n] for n in (0x1000, 0x2000, 0x3000))
     assert dump.read_phys(0x1FFF, 0x1002) == whole[0xFFF:0x2001]
     assert dump.file_range(0x1000) is None
+
+
+def test_a_child_has_a_process_of_its_own(dump):
+    # As gdb's server is, and asks while its parent does.
+    reader, writer = os.pipe()
+    child = os.fork()
+    for _ in range(50):
+        found = [dump.read_phys(paddr, 4096) == data for paddr, data in PAGES.items()]
+    if child == 0:
+        os.write(writer, bytes(found))
+        os._exit(0)
+    assert all(found)
+    assert os.read(reader, 100) == b"\1" * len(PAGES)
+    os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +165,11 @@ def test_its_silence_is_one_error(worker, monkeypatch):
 
 
 def test_answers_that_are_none(worker):
-    dump = worker("sys.stdout.buffer.write(bytes(5)); sys.stdout.flush(); input()")
+    # Not before it is asked, or they would come together with what it tells first.
+    dump = worker(
+        "sys.stdin.buffer.read(12)\n"
+        "sys.stdout.buffer.write(bytes(5)); sys.stdout.flush(); input()"
+    )
     with pytest.raises(FormatError, match="libkdumpfile at 0x0: "):
         dump.read_phys(0, 8)
     dump.close()

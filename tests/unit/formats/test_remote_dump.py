@@ -151,6 +151,13 @@ def test_memory_of_the_client_is_bounded(listener: Listener) -> None:
         with pytest.raises(FaultError):
             dump.read_phys((1 << 40) + number * 2 * BLOCK, 8)
     assert len(dump._blocks) <= 1024
+    small = RemoteDump(listener.name, cache_bytes=0)
+    for number in range(0, 3000, 10):
+        answer(small.read_phys, number * BLOCK, 8)
+    assert len(small._blocks) <= 128
+    # More at once than may be kept is read all the same.
+    data = small.read_phys(PLACE, len(FIRST))
+    assert data == FIRST
     assert dump.read_phys(PLACE, 8) == FIRST[:8]
 
 
