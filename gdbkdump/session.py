@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from gdbkdump.arch import find_arch
 from gdbkdump.debuginfo import btf, kallsyms
 from gdbkdump.debuginfo.base import DebugInfo
-from gdbkdump.errors import CommandError, FaultError, FormatError, KdumpError
+from gdbkdump.errors import (
+    CommandError,
+    CorruptError,
+    FaultError,
+    FormatError,
+    KdumpError,
+)
 from gdbkdump.formats import open_dump
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.hints import NO_HINTS, Hints
@@ -217,7 +223,7 @@ def _open_kernel(
         dump, arch, info, place, root, problems
     )
     symbols = symbols or _find_symbols(memory, info, image)
-    types = _find_types(memory, symbols, image)
+    types, why = _find_types(memory, symbols, image)
     debuginfo = DebugInfo(types, symbols, image, lambda: module_infos(kernel, problems))
     guest_cpus = arch.guest_cpus(dump.notes)
     kernel = Kernel(memory, debuginfo, arch, info, guest_cpus)
@@ -226,8 +232,8 @@ def _open_kernel(
         debuginfo.types = types_without_btf(kernel)
     if debuginfo.types is None:
         problems.append(
-            "no BTF in the dump, so its structures are not known: open it once in gdb"
-            " with its vmlinux, which records them"
+            f"{why}, so its structures are not known: open it once in gdb with its"
+            " vmlinux, which records them"
         )
     return kernel
 
@@ -267,28 +273,49 @@ def _find_symbols(
     memory: MappedMemory, info: VmcoreInfo | None, image: tuple[int, int]
 ) -> kallsyms.Kallsyms:
     reader = Reader(memory)
-    found = kallsyms.from_vmcoreinfo(reader, info) if info else None
+    why = "is not in the dump"
+    try:
+        found = kallsyms.from_vmcoreinfo(reader, info) if info else None
+    except KdumpError as error:
+        found, why = None, f"is damaged ({error})"
     if found is None:
         text = (info.symbol("_stext") if info else None) or image[0]
         found = kallsyms.scan(reader, image[0], _read_image(memory, image), text)
     if found is None:
-        raise FormatError("the kernel's symbol table (kallsyms) is not in the dump")
+        raise FormatError(
+            f"the kernel's symbol table (kallsyms) {why}: without it nothing can be"
+            " found; gdb without gdbkdump still shows memory"
+        )
     return found
 
 
 def _find_types(
     memory: MappedMemory, symbols: kallsyms.Kallsyms, image: tuple[int, int]
-) -> btf.Btf | None:
-    start, stop = symbols.find("__start_BTF"), symbols.find("__stop_BTF")
+) -> tuple[btf.Btf | None, str]:
+    # And why there are none. That the last type is whole is seen when all are counted,
+    # which the first look-up would do.
     try:
-        if start and stop:
-            size = stop[0].address - start[0].address
-            return btf.Btf(memory.read(start[0].address, size))
-        data = _read_image(memory, image)
-        found = btf.scan(data)
-        return btf.Btf(data[found[0] : sum(found)]) if found else None
-    except KdumpError:
-        return None
+        data = _read_types(memory, symbols, image)
+        found = btf.Btf(data) if data else None
+        if found:
+            found.positions()
+    except KdumpError as error:
+        return None, f"the BTF of the dump is damaged ({error})"
+    return found, "no BTF in the dump"
+
+
+def _read_types(
+    memory: MappedMemory, symbols: kallsyms.Kallsyms, image: tuple[int, int]
+) -> bytes | None:
+    start, stop = symbols.find("__start_BTF"), symbols.find("__stop_BTF")
+    if start and stop:
+        first, size = start[0].address, stop[0].address - start[0].address
+        if not 0 < size <= btf.MAX_BYTES:
+            raise CorruptError(f"BTF: {size} bytes")
+        return memory.read(first, size)
+    data = _read_image(memory, image)
+    found = btf.scan(data)
+    return data[found[0] : sum(found)] if found else None
 
 
 def _check_banner(kernel: Kernel) -> None:

@@ -23,8 +23,6 @@ from gdbkdump.target.symbolfile import (
 )
 from gdbkdump.vmlinux import dump_identity
 
-_MISSING = "no lines, arguments, locals and inlined functions"
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -44,29 +42,54 @@ def load_symbol_file(session: Session, folder: Path) -> None:
     :param folder: private, for what is not to be kept
     """
     kernel = session.kernel
-    has_types = isinstance(kernel.debuginfo.types, Btf)
-    why = session.problems.pop()
-    what = "symbols and types, but" if has_types else "symbols, but no types,"
-    session.problems.append(f"{why}: gdb has the dump's own {what} {_MISSING}")
     noted = kernel.vmcoreinfo.hex("KERNELOFFSET") if kernel.vmcoreinfo else None
     offset = noted or 0
+    why = session.problems.pop()
+    damage: list[str] = []
+    path: Path | None
     try:
         path = _kept(session, folder, offset, is_movable=noted is not None)
     except KdumpError:
         # Half of it is better than nothing, but is not for other dumps.
-        data = partial_symbol_file(kernel, offset, session.problems)
-        if data is None:
-            return
-        path = folder / "symbols"
-        path.write_bytes(data)
+        path = _partial(session, folder, offset, damage)
+    if path:
+        try:
+            gdb.execute(_command(session, path, offset), to_string=True)
+        except gdb.error as error:
+            damage.append(f"gdb cannot read the symbols of the dump: {error}")
+    session.problems.append(f"{why}: {_what_gdb_has(session, damage)}")
+    session.problems += damage
+
+
+def _what_gdb_has(session: Session, damage: list[str]) -> str:
+    if damage:
+        return "gdb has but what is whole of the dump's own symbols and types"
+    has_types = isinstance(session.kernel.debuginfo.types, Btf)
+    what = "symbols and types, but" if has_types else "symbols, but no types,"
+    return (
+        f"gdb has the dump's own {what} no lines, arguments, locals and inlined"
+        " functions"
+    )
+
+
+def _partial(
+    session: Session, folder: Path, offset: int, damage: list[str]
+) -> Path | None:
+    data = partial_symbol_file(session.kernel, offset, damage)
+    if data is None:
+        return None
+    path = folder / "symbols"
+    path.write_bytes(data)
+    return path
+
+
+def _command(session: Session, path: Path, offset: int) -> str:
     command = f"add-symbol-file {path} -o {offset:#x}"
+    kernel = session.kernel
     if kernel.has_symbol("__per_cpu_start") and not kernel.symbol("__per_cpu_start"):
         # Until 6.15 per-CPU symbols of x86-64 are offsets, which do not move.
         command += f" -s {PERCPU} 0"
-    try:
-        gdb.execute(command, to_string=True)
-    except gdb.error as error:
-        session.problems.append(f"gdb cannot read the symbols of the dump: {error}")
+    return command
 
 
 class ModuleSymbolFile:

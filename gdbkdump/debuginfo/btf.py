@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x9f\xeb\x01"
 _HEADER = struct.Struct("<HBBIIIII")
-_MAX_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 
 (INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST,
  RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG,
@@ -315,7 +315,7 @@ def section_size(head: bytes) -> int:
         raise CorruptError("BTF: bad magic")
     _, _, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(head)
     size = int(header + max(type_off + type_len, str_off + str_len))
-    if header < _HEADER.size or size > _MAX_BYTES or not type_len or not str_len:
+    if header < _HEADER.size or size > MAX_BYTES or not type_len or not str_len:
         raise CorruptError("BTF: an absurd header")
     return size
 

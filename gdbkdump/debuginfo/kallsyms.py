@@ -26,7 +26,7 @@ from gdbkdump.errors import CorruptError, KdumpError
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gdbkdump.formats.vmcoreinfo import VmcoreInfo
     from gdbkdump.memory.reader import Reader
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _MAX_SYMBOLS = 1 << 23
 _MAX_NAMES = 256 << 20
 _SAMPLES = 64
+# Words of 256 names, the last ones, that markers do not tell of.
+_LAST_NAMES = 256 * 520 // 4
 
 
 class Symbol(NamedTuple):
@@ -407,18 +409,19 @@ def _scan_old_order(
 def _scan_new_order(
     start: int, image: bytes, text: int, table: int, index: int
 ) -> _Parts | None:
-    # num_syms and the names come first; the markers, which end where the tokens begin,
-    # fit one number of symbols only.
-    first = max(0, table - _MAX_NAMES) & ~7
-    words = memoryview(image)[first : table & ~3].cast("I")
-    for i in range(len(words) - 1, -1, -1):
-        count = words[i]
-        if not 1000 < count < _MAX_SYMBOLS:
-            continue
-        markers = table - _align(4 * ((count + 255) >> 8))
-        names = _align(first + 4 * i + 4)
-        if markers < names + 2 * count or not _are_markers(
-            image, markers, names, count
+    # num_syms, the names, and the markers, which end where the tokens begin: these tell
+    # how many names there are, to 256, and how long they are but for the last of them.
+    words = memoryview(image)[: table & ~7].cast("I")
+    end = len(words) - (not words[-1])
+    first = end - 1
+    while first > 0 and words[first - 1] < words[first]:
+        first -= 1
+    last = words[end - 1]
+    for i in range(first - last // 4, max(0, first - last // 4 - _LAST_NAMES), -1):
+        count = words[i - 1] if i > 0 else 0
+        names = 4 * i + -4 * i % 8
+        if (count + 255) >> 8 != end - first or not _begins_at(
+            image, names, words[first + 1 :]
         ):
             continue
         offsets = _align(index + 512)
@@ -431,8 +434,17 @@ def _scan_new_order(
     return None
 
 
-def _are_markers(image: bytes, markers: int, names: int, count: int) -> bool:
-    values = struct.unpack_from(f"<{(count + 255) >> 8}I", image, markers)
-    if values[0] or values[-1] >= markers - names:
+def _begins_at(image: bytes, names: int, markers: Sequence[int]) -> bool:
+    # Whether the second marker is as far behind as 256 names are long.
+    position = names
+    try:
+        for _ in range(256):
+            length = image[position]
+            position += 1
+            if length & 0x80:
+                length = length & 0x7F | image[position] << 7
+                position += 1
+            position += length
+        return position - names == markers[0]
+    except IndexError:
         return False
-    return all(a < b for a, b in pairwise(values))

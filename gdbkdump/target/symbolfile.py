@@ -187,7 +187,10 @@ def partial_symbol_file(
     try:
         sections += maker.symbols()
     except KdumpError as error:
-        problems.append(f"gdb has no symbols of the kernel: {error}")
+        problems.append(
+            f"gdb has no symbols of the kernel: {error}; nor can names that the"
+            " k-commands show be relied on"
+        )
     types = kernel.debuginfo.types
     try:
         if isinstance(types, Btf):
