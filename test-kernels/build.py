@@ -24,7 +24,12 @@ from typing import Any
 from boot import Machine, run_guest
 from crash import crash_truth, read_panic
 from hypervisor import run_dumped_guest
-from initramfs import build_initramfs, compile_guest, compile_program
+from initramfs import (
+    build_initramfs,
+    compile_dynamic,
+    compile_guest,
+    compile_program,
+)
 from module import build_module, make_headers
 from packages import (
     AptRoot,
@@ -40,6 +45,7 @@ from progress import BuildError, ChanceError, log, step
 from scenarios import (
     CrashScenario,
     HypervisorScenario,
+    ProcessScenario,
     Scenario,
     load_scenarios,
 )
@@ -48,6 +54,7 @@ from truth import read_truth
 _HERE = Path(__file__).resolve().parent
 _CRASHME = _HERE / "crashme"
 _HYPERVISOR = _HERE / "hypervisor"
+_PROCESS = _HERE / "process"
 _MODULE_SOURCES = ("Kbuild", "crashme.c")
 # For what chance may spoil: a boot that stops, an NMI that comes in an interrupt.
 _TRIES = 5
@@ -212,6 +219,8 @@ class Cache:
             guest += sorted(_CRASHME.iterdir())
         if isinstance(scenario, HypervisorScenario):
             guest += sorted(_HYPERVISOR.iterdir())
+        if isinstance(scenario, ProcessScenario):
+            guest += sorted(_PROCESS.iterdir())
         key = digest(
             repr((scenario, packages, _MODULES)).encode(),
             *(path.read_bytes() for path in guest),
@@ -275,6 +284,8 @@ class _Guest:
         )
         if isinstance(scenario, CrashScenario):
             return replace(machine, nmi=scenario.by_nmi, append=scenario.append)
+        if isinstance(scenario, ProcessScenario):
+            return replace(machine, append=scenario.append)
         if isinstance(scenario, HypervisorScenario):
             return replace(
                 machine,
@@ -295,6 +306,9 @@ def _make_programs(scenario: Scenario, directory: Path) -> None:
     if isinstance(scenario, HypervisorScenario):
         (directory / "workload").rename(directory / "guest-workload")
         shutil.copy(_HYPERVISOR / "workload", directory / "workload")
+    if isinstance(scenario, ProcessScenario):
+        compile_dynamic(_PROCESS / "program.c", _PROCESS / "library.c", directory)
+        shutil.copy(_PROCESS / "workload", directory / "workload")
 
 
 def _run_guest(work: Path, guest: _Guest) -> dict[str, float]:

@@ -65,6 +65,18 @@ def compile_program(source: Path, directory: Path) -> None:
     )
 
 
+def compile_dynamic(program: Path, library: Path, directory: Path) -> None:
+    """Compile a program with a shared library; its C library is kexec's."""
+    options = ("-O1", "-g", "-Wall", "-Wextra", "-pthread")
+    shared = directory / f"lib{library.stem}.so"
+    soname = f"-Wl,-soname,{shared.name}"
+    run("gcc", *options, "-fPIC", "-shared", soname, "-o", shared, library)
+    run(
+        *("gcc", *options, "-fPIE", "-pie", "-Wl,-rpath,/bin"),
+        *("-o", directory / program.stem, program, shared),
+    )
+
+
 def compile_guest(directory: Path) -> None:
     """Compile the guest's C programs into a directory."""
     for source in sorted(_GUEST.glob("*.c")):

@@ -97,6 +97,21 @@ class HypervisorScenario(Scenario):
         return super().guest_settings() | {"state": self.state}
 
 
+@dataclass(frozen=True)
+class ProcessScenario(Scenario):
+    """One dump to make: a guest with one process, crashed by sysrq-c.
+
+    append is for the kernel's command line.
+    """
+
+    append: str
+
+    @property
+    def group(self) -> str:
+        """What the dump is for: tests choose their dumps by it."""
+        return "process"
+
+
 def _kernel_sources(tables: Mapping[str, Any]) -> dict[str, KernelSource]:
     return {
         name: KernelSource(
@@ -146,5 +161,15 @@ def load_scenarios() -> dict[str, Scenario]:
             **sizes["hypervisor"],
         )
         for name, guest in data["hypervisor"].items()
+    ]
+    found += [
+        ProcessScenario(
+            name=f"process-{name}",
+            kernel=kernels[name],
+            kexec=guest["kexec"],
+            cpu=guest["cpu"],
+            **sizes[guest["size"]],
+        )
+        for name, guest in data["processes"].items()
     ]
     return {scenario.name: scenario for scenario in found}

@@ -61,6 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ("dump_dir", "workload"),
         ("crash_dir", "crash"),
         ("hypervisor_dir", "hypervisor"),
+        ("process_dir", "process"),
     ):
         if fixture not in metafunc.fixturenames:
             continue
@@ -91,6 +92,13 @@ def crash_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def hypervisor_dir(request: pytest.FixtureRequest) -> Path:
     """Directory of dumps that the hypervisor made of one guest at one moment."""
+    directory: Path = request.param
+    return directory
+
+
+@pytest.fixture(scope="session")
+def process_dir(request: pytest.FixtureRequest) -> Path:
+    """Directory of a dump with one process to look into."""
     directory: Path = request.param
     return directory
 

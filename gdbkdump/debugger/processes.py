@@ -92,7 +92,7 @@ class Processes:
         placed = _Placer(self, folder / "root", sysroot)
         program = self._place_files(user, placed)
         core = folder / "core"
-        problems = write_user_core(core, user, self._session.report)
+        _write_core(core, user, self._session)
         inferior = _add_inferior()
         try:
             select(inferior)
@@ -103,9 +103,8 @@ class Processes:
         names = {each.task.pid: each.task.comm for each in user.threads}
         for thread in inferior.threads():
             thread.name = escape(decode(names.get(thread.ptid[1], b"?")))
-        problems += placed.problems
         return inferior, OpenedProcess(
-            inferior.num, "", program, placed.nr_libraries, problems
+            inferior.num, "", program, placed.nr_libraries, placed.problems
         )
 
     def _place_files(self, user: UserProcess, placed: _Placer) -> Path | None:
@@ -193,6 +192,13 @@ class _Placer:
                 )
                 return None
         return None
+
+
+def _write_core(core: Path, user: UserProcess, session: Session) -> None:
+    try:
+        write_user_core(core, user, session.report)
+    except OSError as error:
+        raise FormatError(f"{core}: {error.strerror}") from None
 
 
 def _inside(root: Path, name: bytes) -> Path:

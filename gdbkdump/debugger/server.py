@@ -149,7 +149,10 @@ def _define_hook(command: str, line: str) -> None:
 
 def _watch(pid: int) -> None:
     def report(event: object) -> None:
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return  # it was told; this is the connection of a process (kuser)
         code = os.waitstatus_to_exitcode(status) if ended else 0
         if code:
             why = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"

@@ -8,6 +8,7 @@ dump has no PT_LOAD, so that they say it cannot be read.
 
 from __future__ import annotations
 
+import shutil
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,7 @@ from gdbkdump.target.userimage import UserImage
 from gdbkdump.target.viewcore import MAX_RANGES, Range, file_table, open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -47,6 +48,7 @@ _PRPSINFO = struct.Struct("<BcBb4xQIIiiii16s80s")
 _PAGE = 4096
 _PIECE = 1 << 20
 _ZEROS = bytes(_PAGE)
+_VDSO = b"[vdso]"
 _WORD3 = struct.Struct("<QQQ")
 
 
@@ -221,33 +223,33 @@ def _mapped_files(image: UserImage) -> bytes:
     return struct.pack("<QQ", len(table), _PAGE) + b"".join(table + names)
 
 
-def write_user_core(target: Path, user: UserProcess, report: Report) -> list[str]:
-    """Write what gdb is to open: a core whose memory is in the dump file.
+def write_user_core(target: Path, user: UserProcess, report: Report) -> None:
+    """Write what gdb is to open; only its owner may read it.
 
-    Where memory does not lie in that file as it was, the core has a copy. Only its
-    owner may read it.
+    That is a core whose memory is in the dump file; but a copy of it where memory does
+    not lie in that file as it was, or in too many pieces.
 
-    :return: what gdb does not see of the process, a line each
+    :raise CommandError: there is no room for the copy
     :raise OSError: it cannot be written
     """
-    if user.dump.is_flat:
-        return _write_view(target, user)
-    with open_private(target) as file:
-        ProcessCore(user).write(file, report, f"copying process {user.process.pid}")
-    return []
-
-
-def _write_view(target: Path, user: UserProcess) -> list[str]:
-    image = user.image
-    problems = []
-    ranges = list(_ranges(image, user.dump))
-    if len(ranges) > MAX_RANGES:
-        problems.append(
-            f"its memory is in {len(ranges)} pieces, of which gdb sees the"
-            f" {MAX_RANGES} largest: kgcore writes all of it"
+    ranges = list(_ranges(user.image, user.dump)) if user.dump.is_flat else None
+    if ranges is not None and len(ranges) <= MAX_RANGES:
+        _write_view(target, user, ranges)
+        return
+    core = ProcessCore(user)
+    free = shutil.disk_usage(target.parent).free
+    if user.image.present > free:
+        raise CommandError(
+            f"a copy of process {user.process.pid} needs {user.image.present} bytes,"
+            f" {target.parent} has {free} (TMPDIR chooses another place)"
         )
-        ranges = sorted(ranges, key=lambda r: r.start - r.end)[:MAX_RANGES]
-    vdso = [each for each in image.mappings if each.name == b"[vdso]"]
+    with open_private(target) as file:
+        core.write(file, report, f"copying process {user.process.pid}")
+
+
+def _write_view(target: Path, user: UserProcess, ranges: Sequence[Range]) -> None:
+    image = user.image
+    vdso = [each for each in image.mappings if each.name == _VDSO]
     zeros = [
         chunk
         for each in image.mappings
@@ -270,13 +272,14 @@ def _write_view(target: Path, user: UserProcess) -> list[str]:
         file.writelines(
             image.read_run(run, 0, run.size) for chunk in copies for run in chunk.runs
         )
-    return problems
 
 
 def _ranges(image: UserImage, dump: DumpFile) -> Iterator[Range]:
+    # Without the vDSO: its build-id in a PT_LOAD would be that of the dump, in which,
+    # as gdb 18 sees it, all libraries lie, and none of them would fit.
     for each in image.mappings:
         for run in each.runs:
-            if run.paddr is None:
+            if run.paddr is None or each.name == _VDSO:
                 continue
             at = 0
             while at < run.size:
