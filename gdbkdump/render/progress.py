@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 2.0
 _INTERVAL_S = 0.2
-_CLEAR = "\r\x1b[K"
 
 
 class Progress:
     """Shows work of more than two seconds on a terminal.
+
+    A line is cleared by spaces: the TUI of gdb 18 shows an escape sequence for that.
 
     :param write: writes to that terminal, at once
     """
@@ -25,6 +26,7 @@ class Progress:
         self._write = write
         self._began: dict[str, float] = {}
         self._shown = 0.0
+        self._line = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Say how far ``what`` is; done == total ends it."""
@@ -34,7 +36,12 @@ class Progress:
             del self._began[what]
             if self._shown:
                 self._shown = 0.0
-                self._write(_CLEAR)
+                self._show("")
+                self._write("\r")
         elif now - began >= _PATIENCE_S and now - self._shown >= _INTERVAL_S:
             self._shown = now
-            self._write(f"{_CLEAR}{what}: {done * 100 // max(1, total)}%")
+            self._show(f"{what}: {done * 100 // max(1, total)}%")
+
+    def _show(self, line: str) -> None:
+        self._write(f"\r{line.ljust(len(self._line))}")
+        self._line = line

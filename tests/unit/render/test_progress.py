@@ -31,13 +31,20 @@ def test_long_work_is_shown_now_and_then_and_cleared(shown):
     for done in range(32):
         report("searching", done, 32)
         clock[0] += 0.125
-    assert [text.removeprefix("\r\x1b[K") for text in written[:2]] == [
-        "searching: 50%",
-        "searching: 56%",
-    ]
+    assert written[:2] == ["\rsearching: 50%", "\rsearching: 56%"]
     assert len(written) <= 11
     report("searching", 32, 32)
-    assert written[-1] == "\r\x1b[K"
+    assert written[-2:] == ["\r" + " " * len("searching: 50%"), "\r"]
     # The next work begins anew.
+    count = len(written)
     report("unwinding", 1, 2)
-    assert written[-1] == "\r\x1b[K"
+    assert len(written) == count
+
+
+def test_a_shorter_line_covers_the_longer(shown):
+    report, clock, written = shown
+    for what in ("searching all", "unwinding"):
+        report(what, 0, 2)
+        clock[0] += 2.5
+        report(what, 1, 2)
+    assert written == ["\rsearching all: 50%", "\runwinding: 50%    "]
