@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +13,7 @@ from gdbkdump.cli import main
 from gdbkdump.errors import FormatError
 from gdbkdump.kernel.sched import task_problems, tasks
 from gdbkdump.session import open_session
+from tests.support.damage import changed
 
 PHDR = struct.Struct("<IIQQQQQQ")
 
@@ -22,21 +22,6 @@ PHDR = struct.Struct("<IIQQQQQQ")
 def copy(sparse_copy):
     """A sparse copy of a small dump; each test undoes what it changed."""
     return sparse_copy
-
-
-@contextmanager
-def changed(path, patches):
-    """Write (offset, bytes) into the file, and take them back."""
-    fd = os.open(path, os.O_RDWR)
-    before = [(at, os.pread(fd, len(data), at)) for at, data in patches]
-    try:
-        for at, data in patches:
-            os.pwrite(fd, data, at)
-        yield
-    finally:
-        for at, data in before:
-            os.pwrite(fd, data, at)
-        os.close(fd)
 
 
 def note_header(path):
