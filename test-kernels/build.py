@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from boot import Machine, run_guest
+from boot import MACHINE_CHECK, NMI, Machine, run_guest
 from crash import crash_truth, read_panic
 from hypervisor import run_dumped_guest
 from initramfs import (
@@ -58,6 +58,8 @@ _PROCESS = _HERE / "process"
 _MODULE_SOURCES = ("Kbuild", "crashme.c")
 # For what chance may spoil: a boot that stops, an NMI that comes in an interrupt.
 _TRIES = 5
+# The kinds of crash that the machine starts, not the guest.
+_EVENTS = {"nmi-user": NMI, "nmi-idle": NMI, "mce": MACHINE_CHECK}
 
 # What making a dump needs from Debian; scripts that install it read this.
 DEBIAN_PACKAGES = (
@@ -174,13 +176,20 @@ class Cache:
             asdict(found) | {"source": repr(source)},
         )
 
-    def kernel(self, source: KernelSource, packages: KernelPackages) -> Path:
-        """Return the directory of an unpacked kernel, made if need be."""
-        key = digest(repr((packages, _MODULES)).encode())
+    def kernel(
+        self,
+        source: KernelSource,
+        packages: KernelPackages,
+        modules: tuple[str, ...] = _MODULES,
+    ) -> Path:
+        """Return the directory of a kernel and some of its modules, made if need be."""
+        key = digest(repr((packages, modules)).encode())
         directory = self._directory / f"kernels/{packages.release}-{key}"
         if not directory.exists():
             with self._making(directory) as work:
-                make_kernel(packages, self._apt(source), _MODULES, work)
+                make_kernel(packages, self._apt(source), modules, work)
+                if modules != _MODULES:
+                    _share(self.kernel(source, packages), work)
         return directory
 
     def module(self, source: KernelSource, packages: KernelPackages) -> Path:
@@ -233,12 +242,14 @@ class Cache:
         """Boot the kernel and crash it; return the directory of the dump."""
         directory = self.dump(scenario, packages)
         kernel = self.kernel(scenario.kernel, packages)
-        module = None
+        module, more = None, None
         if isinstance(scenario, CrashScenario):
             module = self.module(scenario.kernel, packages)
+            if scenario.more_modules:
+                more = self.kernel(scenario.kernel, packages, (scenario.more_modules,))
         if isinstance(scenario, HypervisorScenario):
             module = self.fw_cfg(scenario.kernel, packages)
-        guest = _Guest(scenario, packages, kernel, module, kvm)
+        guest = _Guest(scenario, packages, kernel, module, more, kvm)
         for _ in range(_TRIES - 1):
             try:
                 self._try_dump(directory, guest)
@@ -262,6 +273,13 @@ class Cache:
         link.symlink_to(target)
 
 
+def _share(kernel: Path, other: Path) -> None:
+    """Let two directories of one kernel have its big files together."""
+    for name in ("vmlinux", "vmlinuz"):
+        (other / name).unlink()
+        os.link(kernel / name, other / name)
+
+
 @dataclass(frozen=True)
 class _Guest:
     """A guest to run, with all it is made of."""
@@ -270,6 +288,8 @@ class _Guest:
     packages: KernelPackages
     kernel: Path
     module: Path | None
+    # A kernel directory, for its modules.
+    more: Path | None
     kvm: bool
 
     def machine(self) -> Machine:
@@ -283,7 +303,8 @@ class _Guest:
             kvm=self.kvm,
         )
         if isinstance(scenario, CrashScenario):
-            return replace(machine, nmi=scenario.by_nmi, append=scenario.append)
+            event = _EVENTS.get(scenario.kind)
+            return replace(machine, event=event, append=scenario.append)
         if isinstance(scenario, ProcessScenario):
             return replace(machine, append=scenario.append)
         if isinstance(scenario, HypervisorScenario):
@@ -325,7 +346,8 @@ def _run_scenario(work: Path, guest: _Guest) -> Any:
     binaries = work / "binaries"
     _make_programs(guest.scenario, binaries)
     settings = guest.scenario.guest_settings()
-    initramfs = build_initramfs(guest.kernel, binaries, settings, guest.module)
+    more = guest.more / "guest-modules" if guest.more else None
+    initramfs = build_initramfs(guest.kernel, binaries, settings, guest.module, more)
     (work / "initrd").write_bytes(initramfs)
     seconds = _run_guest(work, guest)
     (work / "initrd").unlink()
@@ -362,8 +384,10 @@ def _link_debug_files(work: Path, guest: _Guest) -> None:
     os.link(guest.kernel / "vmlinux", work / "vmlinux")
     (work / "modules").mkdir()
     is_ours = isinstance(guest.scenario, CrashScenario)
-    own = [guest.module] if guest.module and is_ours else []
-    for module in (*(guest.kernel / "modules").iterdir(), *own):
+    modules = [*(guest.kernel / "modules").iterdir()]
+    modules += [guest.module] if guest.module and is_ours else []
+    modules += (guest.more / "modules").iterdir() if guest.more else []
+    for module in {path.name: path for path in modules}.values():
         os.link(module, work / "modules" / module.name)
 
 

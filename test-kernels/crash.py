@@ -28,6 +28,7 @@ _SYSCALL = ("ksys_write", "do_syscall_64")
 _WRITE = ("crashme_middle", "crashme_write", "vfs_write", *_SYSCALL)
 _APIC_TIMER = ("sysvec_apic_timer_interrupt", "asm_sysvec_apic_timer_interrupt")
 _HRTIMER = ("__hrtimer_run_queues", "hrtimer_interrupt", *_APIC_TIMER)
+_DEBUG = ("perf_bp_event", "asm_exc_debug")
 _NMI = ("panic", "nmi_panic", "unknown_nmi_error", "exc_nmi")
 
 
@@ -79,6 +80,8 @@ class _Kind:
     :ivar message: what the kernel says about it, a regular expression
     :ivar interrupted: what the interrupt or NMI came in: kernel, user or idle
     :ivar comm: of the task that panics, None if it may be any
+    :ivar came_in: the function that was interrupted, where the kernel says that and not
+        who panicked
     """
 
     context: str
@@ -87,15 +90,21 @@ class _Kind:
     message: str
     interrupted: str | None = None
     comm: str | None = "cm-crash"
+    came_in: str | None = None
 
 
+_NULL = (
+    "process",
+    ("crashme_follow", "crashme_null", *_WRITE),
+    [_follow(5), *_written("crashme_null", "null", 101)],
+    r"BUG: kernel NULL pointer dereference, address: 0000000000000008",
+)
 _KINDS = {
-    "null": _Kind(
-        "process",
-        ("crashme_follow", "crashme_null", *_WRITE),
-        [_follow(5), *_written("crashme_null", "null", 101)],
-        r"BUG: kernel NULL pointer dereference, address: 0000000000000008",
-    ),
+    "null": _Kind(*_NULL),
+    # The same stack, with return addresses that tracing replaced.
+    "traced": _Kind(*_NULL),
+    # The same, among more than a hundred modules.
+    "modules": _Kind(*_NULL),
     "gpf": _Kind(
         "process",
         ("crashme_gpf", *_WRITE),
@@ -148,6 +157,45 @@ _KINDS = {
         [_follow(6), _frame("crashme_soft_expired", {"mark": 202})],
         r"BUG: kernel NULL pointer dereference, address: 0000000000000008",
         "user",
+    ),
+    "debug": _Kind(
+        "debug",
+        ("panic", "crashme_hit", *_DEBUG, "crashme_debug", *_WRITE),
+        [
+            _frame("crashme_hit", {"mark": 203}),
+            *_written("crashme_debug", "debug", 107),
+        ],
+        r"Kernel panic - not syncing: crashme: debug exception, mark 203",
+        "kernel",
+    ),
+    # An interrupt from user mode, which ends there, that was itself interrupted.
+    "trampoline": _Kind(
+        "debug",
+        ("panic", "crashme_hit", *_DEBUG, "sync_regs"),
+        [_frame("crashme_hit", {"mark": 203})],
+        r"Kernel panic - not syncing: crashme: debug exception, mark 203",
+        "entry",
+    ),
+    "mce": _Kind(
+        "mce",
+        (
+            *("panic", "mce_panic", "do_machine_check", "exc_machine_check"),
+            *("asm_exc_machine_check", "crashme_spin", "crashme_mce", *_WRITE),
+        ),
+        [_frame("crashme_spin", start=11), *_written("crashme_mce", "mce", 109)],
+        r"Kernel panic - not syncing: Fatal (local )?machine check",
+        "kernel",
+        came_in="crashme_spin",
+    ),
+    "doublefault": _Kind(
+        "doublefault",
+        (
+            *("panic", "oops_end", "exc_double_fault", "asm_exc_double_fault"),
+            *("crashme_doublefault", *_WRITE),
+        ),
+        _written("crashme_doublefault", "doublefault", 108),
+        r"PANIC: double fault",
+        "kernel",
     ),
     "nmi-idle": _Kind(
         "nmi",
@@ -252,9 +300,10 @@ def _crasher_registers(kind: str, fact: Row) -> Row:
     """Return the user registers of cm-crash when the kernel panics."""
     if kind in ("hung", "nmi-idle"):
         return {}
-    if kind in ("softirq", "nmi-user"):
+    if kind in ("softirq", "nmi-user", "trampoline"):
         return _user_registers(_KNOWN_SPINNING, fact["spin_rip"])
-    return _write_registers(fact["write_rip"], 1 if kind == "offline" else len(kind))
+    word = {"offline": "c", "traced": "null", "modules": "null"}.get(kind, kind)
+    return _write_registers(fact["write_rip"], len(word))
 
 
 def _tasks(facts: Mapping[str, Row], truth: Row, kind: str) -> dict[str, Row]:
@@ -311,13 +360,22 @@ def _check_nmi(comm: str, log: str, interrupted: str | None) -> None:
         raise ChanceError(f"the NMI came to {comm} at {registers[2]} ({came_in})")
 
 
-def read_panic(kind: str, dump: Path) -> Row:
-    """Find who panicked, as the kernel said it.
+def _check_machine_check(function: str, vmcore: Path) -> None:
+    """Check what the machine check came in; a timer's interrupt may have come first."""
+    if not any(_logs(rf"RIP [^\n]{{,40}}\{{{function}\+", vmcore)):
+        raise ChanceError(f"the machine check did not come in {function}()")
+
+
+def read_panic(kind: str, dump: Path) -> Row | None:
+    """Find who panicked, as the kernel said it; None if it never says that.
 
     :raise ChanceError: it is not the crash that was meant
     """
     expected = _KINDS[kind]
     for log in _logs(expected.message, dump / "vmcore"):
+        if expected.came_in:
+            _check_machine_check(expected.came_in, dump / "vmcore")
+            return None
         found = _PANICKED.search(log)
         if not found:
             continue
@@ -330,6 +388,10 @@ def read_panic(kind: str, dump: Path) -> Row:
     raise ChanceError(f"this is not a crash of kind {kind}")
 
 
+def _crasher(fact: Row) -> Row:
+    return {"pid": fact["tid"], "comm": "cm-crash", "cpu": int(fact["cpu"])}
+
+
 def crash_truth(kind: str, truth: Row, dump: Path) -> Row:
     """Return the "crash" of truth.json.
 
@@ -340,7 +402,7 @@ def crash_truth(kind: str, truth: Row, dump: Path) -> Row:
     (module,) = (row for row in truth["modules"] if row["name"] == "crashme")
     return {
         "kind": kind,
-        "panic": read_panic(kind, dump),
+        "panic": read_panic(kind, dump) or _crasher(facts["cm-crash"]),
         "context": expected.context,
         "interrupted": expected.interrupted,
         "message": expected.message,

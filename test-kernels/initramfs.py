@@ -101,6 +101,7 @@ def build_initramfs(
     binaries: Path,
     settings: dict[str, str],
     module: Path | None = None,
+    more: Path | None = None,
 ) -> bytes:
     """Build the archive of the kernel that will crash.
 
@@ -108,12 +109,15 @@ def build_initramfs(
     :param binaries: the guest's programs
     :param settings: shell variables for guest/init
     :param module: one that is not loaded by guest/init
+    :param more: a directory of such ones
     """
     savecore = binaries / "savecore"
     capture = _new_archive(kernel, [savecore])
     archive = _new_archive(kernel, sorted({*binaries.iterdir()} - {savecore}))
     if module:
         archive.add(f"modules/{module.name}", module.read_bytes())
+    for path in sorted(more.iterdir()) if more else ():
+        archive.add(f"modules/more/{path.name}", path.read_bytes())
     kexec = find_program("kexec")
     archive.add("sbin/kexec", kexec.read_bytes(), 0o755)
     for library in _libraries(kexec):

@@ -217,8 +217,16 @@ def _unpack(deb: Path, directory: Path, wanted: Callable[[str], bool]) -> list[P
     return names
 
 
+def _modules_below(base: Path, folder: str) -> list[str]:
+    files = (base / "kernel" / folder).rglob("*.ko*")
+    return sorted(path.name.partition(".")[0] for path in files)
+
+
 def _insmod_order(tree: Path, release: str, modules: Iterable[str]) -> list[Path]:
-    """Return the files of modules and all they depend on, in loading order."""
+    """Return the files of modules and all they depend on, in loading order.
+
+    :param modules: names; "net/sched/" are all below that folder
+    """
     if not (tree / "lib").exists():
         (tree / "lib").symlink_to("usr/lib")
     base = tree / "lib/modules" / release
@@ -230,8 +238,13 @@ def _insmod_order(tree: Path, release: str, modules: Iterable[str]) -> list[Path
             for line in (base / "modules.dep").read_text().splitlines()
         )
     }
+    named = (
+        name
+        for module in modules
+        for name in (_modules_below(base, module) if "/" in module else [module])
+    )
     # A module the kernel has built in has no line, and needs no loading.
-    order = (name for module in modules for name in depends.get(module, ()))
+    order = (name for module in named for name in depends.get(module, ()))
     return [base / name for name in dict.fromkeys(order)]
 
 

@@ -45,8 +45,8 @@ class CrashScenario(Scenario):
     """One dump to make: a guest that crashes in our module, or beside it.
 
     crash_cpu is the CPU of cm-crash; on each of spin_cpus (digits) a task loops in
-    user space; offline_cpu is a digit, or nothing. append is for the kernel's command
-    line.
+    user space; offline_cpu is a digit, or nothing; all modules below the folder
+    more_modules are loaded. append is for the kernel's command line.
     """
 
     append: str
@@ -54,16 +54,12 @@ class CrashScenario(Scenario):
     crash_cpu: int
     spin_cpus: str
     offline_cpu: str
+    more_modules: str = ""
 
     @property
     def group(self) -> str:
         """What the dump is for: tests choose their dumps by it."""
         return "crash"
-
-    @property
-    def by_nmi(self) -> bool:
-        """Tell whether the machine, not the guest, starts the crash."""
-        return self.kind.startswith("nmi-")
 
     def guest_settings(self) -> dict[str, str]:
         """Return the shell variables that the guest's scripts read."""

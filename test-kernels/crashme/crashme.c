@@ -10,9 +10,12 @@
 #include <linux/completion.h>
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
+#include <linux/hw_breakpoint.h>
+#include <linux/kprobes.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/perf_event.h>
 #include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/version.h>
@@ -118,6 +121,21 @@ KEPT long crashme_lockup(long first, long second)
 	return counter + mark + first + second;
 }
 
+/*
+ * The stack pointer leads nowhere, so the push faults, and so does what the CPU pushes
+ * for the fault: a double fault. An array of no constant size makes the compiler keep
+ * a frame pointer, by which the caller is found all the same.
+ */
+KEPT long crashme_doublefault(long first, long second)
+{
+	volatile long mark = 108;
+	volatile char *bytes = __builtin_alloca(first);
+
+	bytes[0] = 1;
+	asm volatile("mov %0, %%rsp; push %%rax" : : "r"(-4096L + 8) : "memory");
+	return bytes[0] + mark + first + second;
+}
+
 /* ---- crashes in interrupts ------------------------------------------------------- */
 
 /* The call is its last instruction: the return address is that of another function. */
@@ -165,6 +183,78 @@ KEPT long crashme_softirq(long first, long second)
 	crashme_timer.expires = jiffies + HZ / 5;
 	add_timer_on(&crashme_timer, raw_smp_processor_id());
 	return first + second;
+}
+
+/* ---- crashes in other exceptions --------------------------------------------------- */
+
+static struct perf_event *__percpu *crashme_breakpoint;
+static volatile long crashme_watched;
+/* A function that runs on the entry stack, which only kallsyms knows. */
+static unsigned long crashme_entry;
+module_param_named(entry, crashme_entry, ulong, 0);
+
+KEPT void crashme_hit(struct perf_event *event, struct perf_sample_data *data,
+		      struct pt_regs *regs)
+{
+	volatile long mark = 203;
+
+	panic("crashme: debug exception, mark %ld", mark);
+}
+
+KEPT long crashme_watch(void)
+{
+	struct perf_event_attr attr;
+
+	hw_breakpoint_init(&attr);
+	attr.bp_addr = (unsigned long)&crashme_watched;
+	attr.bp_len = HW_BREAKPOINT_LEN_8;
+	attr.bp_type = HW_BREAKPOINT_W;
+	crashme_breakpoint = register_wide_hw_breakpoint(&attr, crashme_hit, NULL);
+	return PTR_ERR_OR_ZERO((void __force *)crashme_breakpoint);
+}
+
+KEPT long crashme_debug(long first, long second)
+{
+	volatile long mark = 107;
+
+	if (!crashme_watch())
+		crashme_watched = mark;
+	return mark + first + second;
+}
+
+/*
+ * Returns, so that the next interrupt comes in user mode, and with it a debug exception
+ * before the kernel has left the entry stack. Breakpoints in entry code are refused, so
+ * the registers of a good one are written to.
+ */
+KEPT long crashme_trampoline(long first, long second)
+{
+	if (!crashme_watch()) {
+		asm volatile("mov %0, %%db0" : : "r"(crashme_entry));
+		/* Enabled on this CPU, to be executed. */
+		asm volatile("mov %0, %%db7" : : "r"(0x402L));
+	}
+	return first + second;
+}
+
+/* Until the machine is told that it is broken. */
+KEPT long crashme_mce(long first, long second)
+{
+	volatile long mark = 109;
+
+	return crashme_spin(11) + mark + first + second;
+}
+
+/* ---- return addresses that are replaced -------------------------------------------- */
+
+static struct kretprobe crashme_kretprobe = {
+	.kp.symbol_name = "crashme_sleep",
+	.maxactive = 16,
+};
+
+KEPT long crashme_probe(long first, long second)
+{
+	return register_kretprobe(&crashme_kretprobe);
 }
 
 /* ---- tasks that sleep ------------------------------------------------------------- */
@@ -228,9 +318,11 @@ static const struct {
 	{ "null", crashme_null },	{ "gpf", crashme_gpf },
 	{ "bug", crashme_bug },		{ "overflow", crashme_overflow },
 	{ "lockup", crashme_lockup },	{ "hardirq", crashme_hardirq },
-	{ "softirq", crashme_softirq },	{ "recurse", crashme_recurse },
-	{ "hold", crashme_hold },	{ "wait", crashme_wait },
-	{ "c", crashme_go },
+	{ "softirq", crashme_softirq },	{ "doublefault", crashme_doublefault },
+	{ "debug", crashme_debug },	{ "trampoline", crashme_trampoline },
+	{ "mce", crashme_mce },		{ "probe", crashme_probe },
+	{ "recurse", crashme_recurse },	{ "hold", crashme_hold },
+	{ "wait", crashme_wait },	{ "c", crashme_go },
 };
 
 KEPT long crashme_middle(crashme_function function, long first, long second)

@@ -199,6 +199,25 @@ static void wait_for_nmi(const char *kind)
 	spin_known();
 }
 
+static void wait_for_mce(const char *kind)
+{
+	write_text("/dev/console", "test-kernels: waiting for a machine check\n");
+	write_to_crashme("/dev/crashme", kind);
+}
+
+/* Else the registers that are saved are those before the double fault. */
+static void double_fault(const char *kind)
+{
+	write_text("/sys/module/kernel/parameters/crash_kexec_post_notifiers", "Y");
+	write_to_crashme("/dev/crashme", kind);
+}
+
+static void write_null(const char *kind)
+{
+	(void)kind;
+	write_to_crashme("/dev/crashme", "null");
+}
+
 static const struct {
 	const char *kind;
 	void (*crash)(const char *kind);
@@ -208,7 +227,10 @@ static const struct {
 	{ "hardirq", write_the_word },	 { "softirq", write_and_spin },
 	{ "lockup", be_locked_up },	 { "hung", look_for_hung_tasks },
 	{ "nmi-idle", wait_for_nmi },	 { "nmi-user", wait_for_nmi },
-	{ "offline", trigger_sysrq },
+	{ "offline", trigger_sysrq },	 { "debug", write_the_word },
+	{ "trampoline", write_and_spin }, { "mce", wait_for_mce },
+	{ "doublefault", double_fault }, { "traced", write_null },
+	{ "modules", write_null },
 };
 
 static void crash(const char *kind)
@@ -244,6 +266,8 @@ int main(int argc, char **argv)
 	if (!facts)
 		err(1, "%s", argv[4]);
 	setvbuf(facts, NULL, _IOLBF, 0);
+	if (strcmp(argv[1], "traced") == 0)
+		write_to_crashme("/dev/crashme", "probe");
 	start_sleeper("cm-recurse", "recurse", 'S');
 	start_sleeper("cm-owner", "hold", 'S');
 	start_sleeper("cm-waiter-0", "wait", 'D');

@@ -20,6 +20,12 @@ REGISTERS = {
     "rax": "ax", "rbx": "bx", "rcx": "cx", "rdx": "dx", "rsi": "si", "rdi": "di",
     "rbp": "bp", "rip": "ip", "orig_rax": "orig_ax",
 }  # fmt: skip
+# Where interrupts of the kernel are handled.
+STACKS = {
+    "hardirq": "IRQ stack", "nmi": "NMI exception stack",
+    "debug": "DEBUG exception stack", "mce": "MCE exception stack",
+    "doublefault": "DOUBLEFAULT exception stack",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +98,17 @@ def test_the_panicking_stack(run, crash):
 def test_stacks_switch_where_interrupts_came_in(run, crash):
     (row,) = [row for row in run("kbt") if "note" not in row]
     stacks = [frame["stack"] for frame in row["frames"]]
+    # Who hit the guard page stands on it, who lost the stack pointer anywhere.
     if crash["kind"] == "overflow":
-        # The function that hit the guard page stands on it, on no stack.
         assert stacks.pop(0) is None
+    if crash["kind"] == "doublefault":
+        stacks.remove(None)
     met = list(dict.fromkeys(stacks))
     # Each stack is met once: who leaves one does not come back.
     assert [a for a, b in zip(stacks, [None, *stacks], strict=False) if a != b] == met
-    names = {"hardirq": "IRQ stack", "nmi": "NMI exception stack"}
-    if crash["context"] in names and crash["interrupted"] != "user":
-        assert names[crash["context"]] in met
+    if crash["context"] in STACKS and crash["interrupted"] != "user":
+        assert met[0] == STACKS[crash["context"]]
+    assert (met[-1] == "ENTRY TRAMPOLINE stack") == (crash["interrupted"] == "entry")
 
 
 def test_user_registers(run, crash):
@@ -236,7 +244,12 @@ def test_gdbs_own_backtrace(in_gdb, crash):
     assert is_within([name for name in wanted if name[:4] != "asm_"], found), found
     if crash["interrupted"] == "kernel":
         assert any("<signal handler called>" in line for line in frames)
-    assert found[-1] in FIRST_FUNCTIONS
+    if crash["interrupted"] == "entry":
+        # Entry code that was itself interrupted does not show that user mode called it.
+        user = crash["tasks"]["cm-crash"]["registers"]["rip"]
+        assert f"{user:#018x} in ?? ()" in frames.pop()
+    else:
+        assert found[-1] in FIRST_FUNCTIONS
     assert not any("??" in line for line in frames)
     assert not any("corrupt" in line or "stopped" in line for line in output)
 
