@@ -55,7 +55,7 @@ class _Parameter(gdb.Parameter):
         return ""
 
     def get_show_string(self, value: str) -> str:
-        return value
+        return value or "not set"
 
 
 class Settings:

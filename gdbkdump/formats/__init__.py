@@ -28,8 +28,11 @@ _ADVICE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"Libv", "a libvirt save image: dump with virsh dump --memory-only"),
     (0, b"\xed\xeb\x0f\xf0", "an old Xen core, which is not supported"),
     (0, b"\xee\xeb\x0f\xf0", "an old Xen core, which is not supported"),
-    (0, b"EMiL", "a LiME memory image, which is not supported"),
-    (0, b"AVML", "an AVML memory image, which is not supported"),
+    (
+        0,
+        b"AVML",
+        "a compressed AVML memory image: convert it with avml-convert",
+    ),
     (0, b"PAGEDU64", "a Windows crash dump"),
     (0, b"PAGEDUMP", "a Windows crash dump"),
     (
@@ -202,7 +205,7 @@ def _open_diskdump(
 
 
 def _open_raw(files: list[DumpBytes], base: int) -> DumpFile:
-    from gdbkdump.formats.raw import RawDump
+    from gdbkdump.formats.raw import open_bare
 
     if len(files) > 1:
         raise FormatError(f"{files[0].path}: bare memory has to be one file")
@@ -212,7 +215,15 @@ def _open_raw(files: list[DumpBytes], base: int) -> DumpFile:
             f"{files[0].path} is no bare memory but a dump that tells where its memory"
             " is: no base is needed"
         )
-    return RawDump(files[0], base)
+    return open_bare(files[0], base)
+
+
+def _open_lime(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
+    from gdbkdump.formats.raw import open_lime
+
+    if len(files) > 1:
+        raise FormatError(f"{files[0].path}: a memory image has to be one file")
+    return open_lime(files[0])
 
 
 def _open_with_library(
@@ -232,6 +243,7 @@ _FLATTENED = b"makedumpfile\0\0\0\0"
 _FORMATS: tuple[tuple[bytes, Open], ...] = (
     (b"\x7fELF", _open_elf),
     (b"KDUMP   ", _open_diskdump),
+    (b"EMiL", _open_lime),
     (b"DISKDUMP", _open_with_library),  # before kdump
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _open_with_library),  # LKCD
     (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _open_with_library),  # big-endian

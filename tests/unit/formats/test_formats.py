@@ -47,7 +47,7 @@ def zipped():
         (struct.pack("<I", 0xBED2BED2), "vmss2core"),
         (struct.pack("<I", 0xBED3BED3), "vmss2core"),
         (struct.pack("<I", 0xF00FEBED), "an old Xen core"),
-        (struct.pack("<I", 0x4C694D45), "a LiME memory image"),
+        (struct.pack("<I", 0x4C4D5641), "convert it with avml-convert"),
         (b"PAGEDU64", "a Windows crash dump"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_a_dump_that_tells_its_addresses_is_no_bare_memory(tmp_path):
 
 def test_bases_that_cannot_be(image):
     for base in (-1, 1 << 52, (1 << 52) - 4096):
-        with pytest.raises(FormatError, match="no memory can begin at"):
+        with pytest.raises(FormatError, match=r"no memory of .* can begin at"):
             open_dump(image, base=base)
 
 
@@ -72,6 +73,63 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with pytest.raises(FormatError, match="is a pipe"):
+        open_dump(path)
+
+
+def lime(*ranges):
+    """An image of LiME: magic, version, first and last address before each range."""
+    pieces = []
+    for first, data in ranges:
+        last = first + len(data) - 1
+        pieces.append(struct.pack("<IIQQ8x", 0x4C694D45, 1, first, last) + data)
+    return b"".join(pieces)
+
+
+def test_an_image_of_lime(tmp_path):
+    path = tmp_path / "memory.lime"
+    path.write_bytes(
+        lime((0x1000, DATA[:8192]), (0x3000, DATA[8192:]), (1 << 32, b"x"))
+    )
+    dump = open_dump(path)
+    assert dump.format == "LiME memory image"
+    assert dump.read_phys(0x1000, len(DATA)) == DATA
+    assert dump.read_phys(1 << 32, 1) == b"x"
+    for paddr in (0xFFF, 0x1000 + len(DATA), (1 << 32) + 1):
+        with pytest.raises(FaultError, match="not RAM"):
+            dump.read_phys(paddr, 1)
+    offset, size = dump.file_range(0x2FFF)
+    assert (path.read_bytes()[offset : offset + 1], size) == (DATA[8191:8192], 1)
+    dump.close()
+
+
+@pytest.mark.parametrize("size", [32, 33, 8000, 8192 + 31])
+def test_a_cut_image_of_lime(tmp_path, size):
+    path = tmp_path / "memory.lime"
+    path.write_bytes(lime((0x1000, DATA[:8192]))[:size])
+    dump = open_dump(path)
+    assert dump.missing == 8192 + 32 - size
+    assert "truncated" in dump.problems[0]
+    with pytest.raises(FaultError, match="lost"):
+        dump.read_phys(0x1000, 8192)
+    dump.close()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lime((0x1000, DATA))[:20],
+        lime((0x1000, DATA)) + b"EMiL",
+        lime((0x1000, DATA), (0x2000, DATA)),
+        lime(((1 << 52) - 4096, DATA)),
+        struct.pack("<IIQQ8x", 0x4C694D45, 2, 0, 4095) + bytes(4096),
+        struct.pack("<IIQQ8x", 0x4C694D45, 1, 4096, 0) + bytes(4096),
+        struct.pack("<IIQQ8x", 0x4C694D45, 1, 0, (1 << 64) - 1),
+    ],
+)
+def test_a_damaged_image_of_lime_is_one_error(tmp_path, damaged):
+    path = tmp_path / "memory.lime"
+    path.write_bytes(damaged)
+    with pytest.raises(FormatError):
         open_dump(path)
 
 
