@@ -101,6 +101,16 @@ class Bitmap:
         pieces = self._pieces(0, words)
         return sum(int.from_bytes(piece, "little").bit_count() for piece in pieces)
 
+    def is_within(self, other: Bitmap) -> bool:
+        """Tell whether each bit that is set is set in another bitmap as well."""
+        words = (self._count + _WORD_MASK) >> _WORD_SHIFT
+        pairs = zip(self._pieces(0, words), other._pieces(0, words), strict=True)
+        return not any(
+            ours != theirs
+            and int.from_bytes(ours, "little") & ~int.from_bytes(theirs, "little")
+            for ours, theirs in pairs
+        )
+
 
 def _homogeneous(piece: bytes) -> Iterator[tuple[int, int]]:
     # (value, bits) of words; what is all zeros or all ones, as nearly all is, in one.

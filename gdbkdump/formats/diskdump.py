@@ -46,6 +46,7 @@ _MAX_TEXT = 16 << 20
 _UTSNAME = 65
 _CHUNK = 256  # descriptors that are read at once
 _MAX_CHUNKS = 2048  # 12 MiB of them
+_NO_FLAG = 1 << 31  # stands for no compression
 _TAIL = 4096  # descriptors that tell whether the end is there
 _MANY = 1 << 16
 
@@ -193,12 +194,41 @@ class _Part:
             header.start_pfn, header.end_pfn, report,
         )  # fmt: skip
         self._table = self.bitmaps + header.bitmap_blocks * size
-        self.data = self._table + self.dumped.total * _DESCRIPTOR.size
+        # Each file of a split dump has room for the descriptors of all.
+        room = self.dumped.count() if header.is_split else self.dumped.total
+        self.data = self._table + room * _DESCRIPTOR.size
         # What is beyond is no place of a page, however much of the file is cut off.
         self.limit = self.data + (self.dumped.total + 1) * size
-        self._chunks: dict[int, bytes] = {}
+        self._chunks: dict[int, tuple[bytes, frozenset[int]]] = {}
         file.seal(self.data)
+        self._check_bitmaps()
         self.is_cut = bool(file.is_cut or self._is_cut())
+
+    def _check_bitmaps(self) -> None:
+        # One wrong bit, and each page after it is taken for another one.
+        if not self._fits_count() or (self.has_bitmaps() and not self._fits_ram()):
+            raise FormatError(
+                f"{self.file.path}: its page bitmaps and descriptors contradict each"
+                " other"
+            )
+
+    def _fits_count(self) -> bool:
+        # The first page follows the last descriptor, or a page of zeros that nobody
+        # needed does. Were it whole descriptors away, their number would be wrong; any
+        # other place is that of a damaged descriptor, or of a writer unknown to us.
+        raw = self._read(0, min(self.dumped.total, _CHUNK))
+        gaps = {
+            offset - self.data for offset, *_ in _DESCRIPTOR.iter_unpack(raw) if offset
+        }
+        if not gaps or gaps & {0, self.header.block_size}:
+            return True
+        first = min((gap for gap in gaps if gap >= 0), default=0)
+        off_by = [gap for gap in (*gaps, first) if gap <= first]
+        return all(gap % _DESCRIPTOR.size or not gap for gap in off_by)
+
+    def _fits_ram(self) -> bool:
+        ram = Bitmap(self.file, self.bitmaps, self.header.max_mapnr)
+        return self.dumped.is_within(ram)
 
     def has_bitmaps(self) -> bool:
         """Tell whether all of the bitmaps was written, but for what pads them."""
@@ -236,12 +266,14 @@ class _Part:
             if len(self._chunks) >= _MAX_CHUNKS:
                 self._chunks.clear()
             count = min(_CHUNK, self.dumped.total - number * _CHUNK)
-            chunk = self._chunks[number] = self._read(number * _CHUNK, count)
+            raw = self._read(number * _CHUNK, count)
+            chunk = self._chunks[number] = raw, _displaced(raw, self.data)
+        raw, displaced = chunk
         at = place * _DESCRIPTOR.size
-        if at >= len(chunk):
+        if at >= len(raw):
             return None
-        offset, size, flags, _ = _DESCRIPTOR.unpack_from(chunk, at)
-        return offset, size, flags
+        offset, size, flags, _ = _DESCRIPTOR.unpack_from(raw, at)
+        return offset, size, _NO_FLAG if place in displaced else flags
 
     def lost(self, report: Report) -> int:
         """Return how many of the pages that should be in the file are not."""
@@ -271,6 +303,25 @@ class _Part:
                 for at, size in zip(offsets, words[1::3], strict=True)
             )
         return there
+
+
+def _displaced(raw: bytes, zeros: int) -> frozenset[int]:
+    # Pages lie one behind the other, but for the one at ``zeros`` that many share. One
+    # that fits neither the page before it nor the one after it has a damaged offset.
+    pages = [
+        (place, offset, offset + size)
+        for place, (offset, size, *_) in enumerate(_DESCRIPTOR.iter_unpack(raw))
+        if offset and offset != zeros
+    ]
+    fits = [before[2] == after[1] for before, after in pairwise(pages)]
+    if sum(fits) * 2 < len(fits):
+        return frozenset()  # a writer with ways of its own
+    left, right = fits[:1] + fits, fits + fits[-1:]
+    return frozenset(
+        page[0]
+        for page, fits_left, fits_right in zip(pages, left, right, strict=bool(fits))
+        if not (fits_left or fits_right)
+    )
 
 
 class DiskDump:

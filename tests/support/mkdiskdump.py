@@ -115,7 +115,9 @@ class KdumpFile:
     def _pages(self, dumped: list[int], table: int) -> tuple[bytes, bytes]:
         descriptors = []
         data = b""
-        start = table + 24 * len(dumped)
+        # As makedumpfile: a file of a split dump has room for the descriptors of all.
+        room = 24 * len(self.pages)
+        start = table + room
         for index, pfn in enumerate(dumped):
             page = self.pages[pfn]
             if page is None:
@@ -126,7 +128,7 @@ class KdumpFile:
                 data += packed
             entry = self.descriptors.get(index, entry)
             descriptors.append(struct.pack("<QIIQ", *entry, 0))
-        return b"".join(descriptors), data
+        return b"".join(descriptors).ljust(room, b"\0"), data
 
     def _pack(self, page: bytes) -> tuple[int, bytes]:
         # As makedumpfile: what does not shrink stays as it is.
