@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from gdbkdump.formats.base import Report
     from gdbkdump.formats.file import DumpBytes
@@ -30,6 +30,8 @@ _END = (-1, -1)
 _BUFFER, _NEAR = 1 << 16, 1 << 12
 # Beyond any dump (64 TiB), and any buffer that is written at once.
 _MAX_OFFSET, _MAX_SIZE = 1 << 46, 1 << 30
+# What is left of a record at the stream's end counts only if it was no larger.
+_USUAL_SIZE = 4 << 20
 
 # What is at an offset: (start, end, position in the stream).
 _Piece = tuple[int, int, int]
@@ -52,7 +54,7 @@ class FlattenedFile:
         self.problems: list[str] = [*stream.problems]
         self.is_cut = False
         self._stream = stream
-        self._twice: list[tuple[int, int]] = []
+        self._twice: list[int] = []  # pieces that are of several records
         raw = stream.read_header(0, _HEADER.size)
         if len(raw) < _HEADER.size:
             raise FormatError(f"{self.path}: the header is cut")
@@ -87,40 +89,56 @@ class FlattenedFile:
             self._overlay(list(base), late)
 
     def _overlay(self, base: list[_Piece], late: list[_Piece]) -> None:
-        starts, ends, places = array("Q"), array("Q"), array("Q")
-        twice = self._twice
-        for start, end, place, count in _latest_wins(base + late, len(base)):
-            starts.append(start)
-            ends.append(end)
-            places.append(place)
-            if count > 1:
-                twice.append((start, end))
-        self._starts, self._ends, self._places = starts, ends, places
+        pieces = list(_latest_wins(base + late, len(base)))
+        self._twice = [i for i, piece in enumerate(pieces) if piece[3] > 1]
+        self._keep(piece[:3] for piece in pieces)
 
     def seal(self, offset: int) -> None:
         """Drop what was written twice from ``offset`` on: which is right, none knows.
 
-        Headers are rewritten in the end, pages never are.
+        Headers are rewritten in the end, pages never are. So one of the two records has
+        a damaged offset, and all of its bytes are in the wrong place.
         """
-        twice = [
-            (max(start, offset), end) for start, end in self._twice if end > offset
-        ]
-        if not twice:
-            return
-        pieces = zip(self._starts, self._ends, self._places, strict=True)
-        kept = list(_without(pieces, twice))
-        self._starts = array("Q", [start for start, _, _ in kept])
-        self._ends = array("Q", [end for _, end, _ in kept])
-        self._places = array("Q", [place for _, _, place in kept])
+        dropped: set[int] = set()
+        for i in self._twice:
+            if self._ends[i] > offset:
+                dropped |= {i, *self._touching(i)}
         self._twice = []
-        size = sum(end - start for start, end in twice)
-        self._cut(f"{size} bytes of pages are there twice", "damaged")
+        if not dropped:
+            return
+        size = 0
+        kept = []
+        pieces = zip(self._starts, self._ends, self._places, strict=True)
+        for i, (start, end, place) in enumerate(pieces):
+            until = max(start, min(end, offset)) if i in dropped else end
+            size += end - until
+            if start < until:
+                kept.append((start, until, place))
+        self._keep(kept)
+        self._cut(f"{size} bytes of pages are there twice, or beside such", "damaged")
+
+    def _touching(self, i: int) -> Iterator[int]:
+        # What is left of the records that a piece is of.
+        if i and self._ends[i - 1] == self._starts[i]:
+            yield i - 1
+        if i + 1 < len(self._starts) and self._starts[i + 1] == self._ends[i]:
+            yield i + 1
+
+    def _keep(self, pieces: Iterable[_Piece]) -> None:
+        starts, ends, places = array("Q"), array("Q"), array("Q")
+        for start, end, place in pieces:
+            starts.append(start)
+            ends.append(end)
+            places.append(place)
+        self._starts, self._ends, self._places = starts, ends, places
 
     def _records(self, report: Report) -> Iterator[_Piece]:
         stream, limit = self._stream, self._stream.size
         position = _FIRST_RECORD
         buffer, origin = b"", 0
         number = 0
+        # A record counts when the next one shows that its size is right.
+        last: _Piece | None = None
         while True:
             at = position - origin
             if at + _RECORD.size > len(buffer):
@@ -129,17 +147,22 @@ class FlattenedFile:
                 size = _BUFFER if is_near else _RECORD.size
                 buffer, origin, at = stream.read_header(position, size), position, 0
             if len(buffer) < at + _RECORD.size:
-                self._cut(f"it ends at {position:#x} without an end mark")
+                self._cut(f"it ends at {limit:#x} without an end mark")
+                if last and last[1] - last[0] <= _USUAL_SIZE:
+                    start, end, place = last
+                    yield start, min(end, start + limit - place), place
                 return
             offset, size = _RECORD.unpack_from(buffer, at)
-            if (offset, size) == _END:
-                return
             place = position + _RECORD.size
-            if not (0 <= offset < _MAX_OFFSET and 0 < size <= _MAX_SIZE):
+            is_end = (offset, size) == _END
+            if not is_end and not (0 <= offset < _MAX_OFFSET and 0 < size <= _MAX_SIZE):
                 self._cut(f"the record at {position:#x} is damaged")
                 return
-            there = min(size, limit - place)
-            yield offset, offset + there, place
+            if last:
+                yield last
+            if is_end:
+                return
+            last = offset, offset + size, place
             position = place + size
             number += 1
             if not number & 0xFFF:
@@ -214,23 +237,6 @@ class FlattenedFile:
     def close(self) -> None:
         """Give the file back."""
         self._stream.close()
-
-
-def _without(
-    pieces: Iterable[_Piece], dropped: Sequence[tuple[int, int]]
-) -> Iterator[_Piece]:
-    # Both sorted; what is dropped is cut at the pieces' ends, as they came from there.
-    gaps = iter(dropped)
-    gap = next(gaps, None)
-    for start, end, place in pieces:
-        at = start
-        while gap is not None and gap[0] < end:
-            if at < gap[0]:
-                yield at, gap[0], place + at - start
-            at = gap[1]
-            gap = next(gaps, None)
-        if at < end:
-            yield at, end, place + at - start
 
 
 def _latest_wins(
