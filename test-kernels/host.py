@@ -32,13 +32,7 @@ GDB_PACKAGES = (
     "python3-zstandard",
 )
 # libkdumpfile reads formats that we leave to it; its bindings are for Debian's Python.
-TEST_PACKAGES = (
-    "makedumpfile",
-    "python3-libkdumpfile",
-    "python3-pip",
-    "python3-venv",
-    "tmux",
-)
+TEST_PACKAGES = ("makedumpfile", "python3-venv", "python3-pip", "python3-libkdumpfile")
 
 
 def _is_installed(package: str) -> bool:
