@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import gdb
 
 from gdbkdump.debugger import console
+from gdbkdump.debugger.dapthreads import show_all_threads
 from gdbkdump.debugger.inferiors import load_core, select
 from gdbkdump.debugger.paths import plain_path
 from gdbkdump.errors import FormatError, KdumpError
@@ -103,6 +104,7 @@ class Processes:
         names = {each.task.pid: each.task.comm for each in user.threads}
         for thread in inferior.threads():
             thread.name = escape(decode(names.get(thread.ptid[1], b"?")))
+        show_all_threads(inferior.threads())
         return inferior, OpenedProcess(
             inferior.num, "", program, placed.nr_libraries, placed.problems
         )

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.dap_client import DapClient
 from support.process import copy_program, open_process
-from support.stock_gdb import newest_gdb, run_gdb
+from support.stock_gdb import INIT, newest_gdb, run_gdb
 
 from gdbkdump.commands import find_command
 from gdbkdump.errors import FaultError
@@ -317,3 +318,30 @@ def test_a_process_of_a_dump_that_is_no_flat_file(hypervisor_dir):
     assert names[:4] == ["pause", "sleep_forever", "ready_and_sleep", "be_memory"]
     assert '"wl-memory"' in output
     assert '"gdbkdump-test-marker"' in output
+
+
+def test_an_ide_sees_its_threads_and_the_kernels(process_dir):
+    command = [newest_gdb(), "-nx", "-q", "-i=dap", "-x", INIT]
+    client = DapClient(command)
+    files = {"program": process_dir / "vmlinux", "coreFile": process_dir / "vmcore"}
+    client.attach(**{name: str(path) for name, path in files.items()})
+    before = client.request("threads")["threads"]
+    client.request("evaluate", expression="kuser us-main", context="repl")
+    after = client.request("threads")["threads"]
+    new = [thread for thread in after if thread not in before]
+    assert len(after) == len(before) + 2
+    assert {thread["name"] for thread in new} == {"us-main", "us-float"}
+    told = [e["body"]["threadId"] for e in client.events if e["event"] == "thread"]
+    assert {thread["id"] for thread in new} <= set(told)
+
+    def functions(thread):
+        frames = client.request("stackTrace", threadId=thread["id"])["stackFrames"]
+        return [frame["name"] for frame in frames]
+
+    (main,) = [thread for thread in new if thread["name"] == "us-main"]
+    assert functions(main)[1:7] == ["library_descend"] * 6
+    (kernel,) = [t for t in before if t["name"] == "us-main"]
+    assert "schedule" in functions(kernel)
+    (again,) = [thread for thread in new if thread["name"] == "us-float"]
+    assert "start_thread" in functions(again)
+    client.kill()
