@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from gdbkdump.errors import FormatError, KdumpError
 from gdbkdump.formats import open_dump, wire
+from gdbkdump.formats.hints import parse_hints
 from gdbkdump.formats.remote import TOKEN_VARIABLE, parse_address
 from gdbkdump.render.progress import Progress
 
@@ -58,10 +59,13 @@ def main(argv: Sequence[str]) -> int:
                         help="the dump, all files of it if it is split")  # fmt: skip
     parser.add_argument("--listen", required=True, metavar="[ADDR:]PORT|unix:PATH",
                         help="where clients connect; port 0 is any")  # fmt: skip
+    parser.add_argument("--base", metavar="ADDR",
+                        help="of bare memory: its first physical address")  # fmt: skip
     args = parser.parse_args(argv)
     text = args.listen
     address = parse_address(text if ":" in text else f"127.0.0.1:{text}")
-    dump = open_dump(*args.vmcores, report=Progress(_show))
+    base = parse_hints(args.base, None).base
+    dump = open_dump(*args.vmcores, base=base, report=Progress(_show))
     with contextlib.closing(dump), _listen(address) as listener:
         token = None if isinstance(address, str) else secrets.token_urlsafe(24)
         _announce(dump, listener, token)
