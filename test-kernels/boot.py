@@ -78,6 +78,10 @@ class Machine:
     # Whether QEMU is to learn from it where VMCOREINFO is.
     vmcoreinfo: bool = False
     disks: tuple[str, ...] = ("truth", "core")
+    # Images of disks that the guest may only read, by name.
+    images: tuple[tuple[str, Path], ...] = ()
+    # QEMU's options for anything else.
+    devices: tuple[str, ...] = ()
 
 
 class Console:
@@ -109,14 +113,17 @@ class Console:
             if found and "\n" in rest:
                 return rest.partition("\n")[0].strip()
             if "test-kernels: failed" in text or ended:
-                problem = self.fail(f'the guest stopped before "{marker}"')
-                raise ChanceError(str(problem)) if _STARVED in text else problem
+                raise self._stopped(f'the guest stopped before "{marker}"', marker)
             if time.monotonic() > deadline:
-                problem = self.fail(f'no "{marker}" within {limit:.0f} s')
-                # A boot of 7.3-rc7 was seen to stop where all CPUs wait for
-                # each other to switch the clock source.
-                raise ChanceError(str(problem)) if BOOTED in marker else problem
+                raise self._stopped(f'no "{marker}" within {limit:.0f} s', marker)
             time.sleep(0.2)
+
+    def _stopped(self, problem: str, marker: str) -> BuildError:
+        # A boot of 7.3-rc7 was seen to stop where all CPUs wait for each other to
+        # switch the clock source, and to oops in code that was just being patched.
+        error, text = self.fail(problem), self._text()
+        in_boot = BOOTED in marker and "test-kernels: failed" not in text
+        return ChanceError(str(error)) if in_boot or _STARVED in text else error
 
 
 def qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
@@ -136,11 +143,13 @@ def qemu_command(machine: Machine, directory: Path, kernel: Path) -> list[str]:
     ]
     if machine.vmcoreinfo:
         command += ["-device", "vmcoreinfo"]
-    for name in machine.disks:
-        image = directory / f"{name}.img"
-        command += ["-drive", f"file={image},if=none,id={name},format=raw,cache=unsafe"]
+    drives = [(name, directory / f"{name}.img", "unsafe") for name in machine.disks]
+    drives += [(name, image, "unsafe,readonly=on") for name, image in machine.images]
+    for name, image, cache in drives:
+        drive = f"file={image},if=none,id={name},format=raw,cache={cache}"
+        command += ["-drive", drive]
         command += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
-    return command
+    return [*command, *machine.devices]
 
 
 def make_disk(path: Path, mebibytes: int) -> None:
@@ -150,7 +159,7 @@ def make_disk(path: Path, mebibytes: int) -> None:
     os.close(fd)
 
 
-def _check_vmcore(vmcore: Path) -> None:
+def check_vmcore(vmcore: Path) -> None:
     """Check that the segments of the ELF file reach exactly to its end."""
     with vmcore.open("rb") as file:
         header = file.read(64)
@@ -188,6 +197,22 @@ def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, floa
     """
     make_disk(directory / "truth.img", 512)
     make_disk(directory / "core.img", machine.memory_mib + 64)
+    seconds, answer = run_stages(machine, kernel, directory, _stages(machine))
+    vmcore = (directory / "core.img").rename(directory / "vmcore")
+    os.truncate(vmcore, int(answer["vmcore size"]))
+    check_vmcore(vmcore)
+    return seconds
+
+
+def run_stages(
+    machine: Machine, kernel: Path, directory: Path, stages: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Run a guest to its end; return seconds, and the rest of the line, of each stage.
+
+    Expects `initrd` and the machine's disks in the directory; leaves console.log.
+
+    :param stages: the guest's lines to wait for, and their limits in seconds
+    """
     seconds = {}
     answer = {}
     process = subprocess.Popen(
@@ -197,7 +222,7 @@ def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, floa
     )
     console = Console(directory / "console.log", process)
     try:
-        for marker, limit in _stages(machine).items():
+        for marker, limit in stages.items():
             start = time.monotonic()
             answer[marker] = console.wait_for(marker, limit)
             seconds[marker] = round(time.monotonic() - start, 1)
@@ -210,7 +235,4 @@ def run_guest(machine: Machine, kernel: Path, directory: Path) -> dict[str, floa
     finally:
         process.kill()
         process.wait()
-    vmcore = (directory / "core.img").rename(directory / "vmcore")
-    os.truncate(vmcore, int(answer["vmcore size"]))
-    _check_vmcore(vmcore)
-    return seconds
+    return seconds, answer

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,16 +37,27 @@ from packages import (
     KernelPackages,
     KernelSource,
     find_packages,
+    make_capture_kernel,
     make_kernel,
     make_modules,
     run,
 )
 from progress import BuildError, ChanceError, log, step
+from rootfs import make_debian
+from routes import (
+    RouteParts,
+    build_route_capture,
+    prepare_programs,
+    route_sources,
+    run_route,
+)
 from scenarios import (
     CrashScenario,
     HypervisorScenario,
     ProcessScenario,
+    RouteScenario,
     Scenario,
+    load_debian,
     load_scenarios,
 )
 from truth import read_truth
@@ -61,15 +72,20 @@ _TRIES = 5
 # The kinds of crash that the machine starts, not the guest.
 _EVENTS = {"nmi-user": NMI, "nmi-idle": NMI, "mce": MACHINE_CHECK}
 
+# How old a dump of other code of ours may get: another checkout may still want it.
+_OUTDATED_S = 24 * 60 * 60
+
 # What making a dump needs from Debian; scripts that install it read this.
 DEBIAN_PACKAGES = (
     "busybox-static",
     "debian-archive-keyring",
+    "e2fsprogs",
     "gcc",
     "kexec-tools",
     "kmod",
     "libc6-dev",
     "make",
+    "makedumpfile",
     "qemu-system-x86",
 )
 
@@ -78,6 +94,8 @@ DEBIAN_PACKAGES = (
 _MODULES = ("virtio_pci", "virtio_blk", "loop", "dummy")
 # Those that the hypervisor dumps load it too: it tells QEMU where VMCOREINFO is.
 _FW_CFG = "qemu_fw_cfg"
+# What a capture kernel loads that may send a dump over the network.
+_CAPTURE_MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 
 
 def digest(*parts: bytes) -> str:
@@ -221,19 +239,49 @@ class Cache:
                 make_headers(packages, self._apt(source), work)
         return directory
 
-    def dump(self, scenario: Scenario, packages: KernelPackages) -> Path:
-        """Return where a dump is, or is to be."""
+    def capture_kernel(self, source: KernelSource, packages: KernelPackages) -> Path:
+        """Return the directory of a kernel to capture with, made if need be."""
+        key = digest(repr((packages, _CAPTURE_MODULES)).encode())
+        directory = self._directory / f"kernels/capture-{packages.release}-{key}"
+        if not directory.exists():
+            with self._making(directory) as work:
+                apt = self._apt(source)
+                make_capture_kernel(packages, apt, _CAPTURE_MODULES, work)
+        return directory
+
+    def debian(self) -> Path:
+        """Return the directory of a small Debian to look at cores in, made likewise."""
+        source = load_debian()
+        key = digest(repr(source).encode(), (_HERE / "rootfs.py").read_bytes())
+        directory = self._directory / f"kernels/debian-{key}"
+        if not directory.exists():
+            apt = AptRoot(self._directory / "apt/debian", source.suites)
+            with self._making(directory) as work:
+                apt.update()
+                make_debian(apt, source.packages, work)
+        return directory
+
+    def _needed(self, source: KernelSource) -> KernelPackages:
+        return self.packages(source) or self.find_packages(source)
+
+    def _key(self, scenario: Scenario, packages: KernelPackages) -> str:
         guest = sorted((_HERE / "guest").iterdir())
+        parts = repr((scenario, packages, _MODULES))
         if isinstance(scenario, CrashScenario):
             guest += sorted(_CRASHME.iterdir())
         if isinstance(scenario, HypervisorScenario):
             guest += sorted(_HYPERVISOR.iterdir())
         if isinstance(scenario, ProcessScenario):
             guest += sorted(_PROCESS.iterdir())
-        key = digest(
-            repr((scenario, packages, _MODULES)).encode(),
-            *(path.read_bytes() for path in guest),
-        )
+        if isinstance(scenario, RouteScenario):
+            guest += route_sources(scenario)
+            parts += repr((self._needed(scenario.capture), _CAPTURE_MODULES))
+            parts += repr(load_debian()) if scenario.in_place else ""
+        return digest(parts.encode(), *(path.read_bytes() for path in guest))
+
+    def dump(self, scenario: Scenario, packages: KernelPackages) -> Path:
+        """Return where a dump is, or is to be."""
+        key = self._key(scenario, packages)
         return self._directory / f"store/{scenario.name}-{key}"
 
     def make_dump(
@@ -242,14 +290,16 @@ class Cache:
         """Boot the kernel and crash it; return the directory of the dump."""
         directory = self.dump(scenario, packages)
         kernel = self.kernel(scenario.kernel, packages)
-        module, more = None, None
+        module = more = route = None
         if isinstance(scenario, CrashScenario):
             module = self.module(scenario.kernel, packages)
             if scenario.more_modules:
                 more = self.kernel(scenario.kernel, packages, (scenario.more_modules,))
         if isinstance(scenario, HypervisorScenario):
             module = self.fw_cfg(scenario.kernel, packages)
-        guest = _Guest(scenario, packages, kernel, module, more, kvm)
+        if isinstance(scenario, RouteScenario):
+            route = self._route_parts(scenario)
+        guest = _Guest(scenario, packages, kernel, module, more, route, kvm)
         for _ in range(_TRIES - 1):
             try:
                 self._try_dump(directory, guest)
@@ -258,6 +308,12 @@ class Cache:
                 log(f"{error}; once more")
         self._try_dump(directory, guest)
         return directory
+
+    def _route_parts(self, scenario: RouteScenario) -> RouteParts:
+        packages = self._needed(scenario.capture)
+        find = self.capture_kernel if scenario.sends else self.kernel
+        capture = find(scenario.capture, packages)
+        return RouteParts(capture, self.debian() if scenario.in_place else None)
 
     def _try_dump(self, directory: Path, guest: "_Guest") -> None:
         with self._making(directory) as work, step(f"make {guest.scenario.name}"):
@@ -269,8 +325,17 @@ class Cache:
         target = Path("..") / directory.relative_to(self._directory)
         if link.is_symlink() and link.readlink() == target:
             return
+        if isinstance(scenario, RouteScenario) and scenario.in_place:
+            self._remove_outdated(scenario, directory)
         link.unlink(missing_ok=True)
         link.symlink_to(target)
+
+    def _remove_outdated(self, scenario: Scenario, newest: Path) -> None:
+        """Remove what other code of ours made, unless it may still be in use."""
+        for directory in (self._directory / "store").glob(f"{scenario.name}-*"):
+            age = time.time() - directory.stat().st_mtime
+            if directory != newest and age > _OUTDATED_S:
+                shutil.rmtree(directory)
 
 
 def _share(kernel: Path, other: Path) -> None:
@@ -290,6 +355,7 @@ class _Guest:
     module: Path | None
     # A kernel directory, for its modules.
     more: Path | None
+    route: RouteParts | None
     kvm: bool
 
     def machine(self) -> Machine:
@@ -314,6 +380,8 @@ class _Guest:
                 vmcoreinfo=scenario.vmcoreinfo,
                 disks=("truth",),
             )
+        if isinstance(scenario, RouteScenario):
+            return replace(machine, append=scenario.append)
         return machine
 
 
@@ -330,6 +398,8 @@ def _make_programs(scenario: Scenario, directory: Path) -> None:
     if isinstance(scenario, ProcessScenario):
         compile_dynamic(_PROCESS / "program.c", _PROCESS / "library.c", directory)
         shutil.copy(_PROCESS / "workload", directory / "workload")
+    if isinstance(scenario, RouteScenario):
+        prepare_programs(scenario, directory)
 
 
 def _run_guest(work: Path, guest: _Guest) -> dict[str, float]:
@@ -338,7 +408,21 @@ def _run_guest(work: Path, guest: _Guest) -> dict[str, float]:
         return run_dumped_guest(
             guest.machine(), guest.kernel, work, scenario.dumps, scenario.state
         )
+    if isinstance(scenario, RouteScenario):
+        assert guest.route
+        return run_route(guest.machine(), scenario, guest.route, guest.kernel, work)
     return run_guest(guest.machine(), guest.kernel, work)
+
+
+def _build_archive(guest: _Guest, binaries: Path, settings: dict[str, str]) -> bytes:
+    capture = None
+    if isinstance(guest.scenario, RouteScenario):
+        assert guest.route
+        capture = build_route_capture(guest.scenario, guest.route)
+    more = guest.more / "guest-modules" if guest.more else None
+    return build_initramfs(
+        guest.kernel, binaries, settings, guest.module, more, capture
+    )
 
 
 def _run_scenario(work: Path, guest: _Guest) -> Any:
@@ -346,9 +430,7 @@ def _run_scenario(work: Path, guest: _Guest) -> Any:
     binaries = work / "binaries"
     _make_programs(guest.scenario, binaries)
     settings = guest.scenario.guest_settings()
-    more = guest.more / "guest-modules" if guest.more else None
-    initramfs = build_initramfs(guest.kernel, binaries, settings, guest.module, more)
-    (work / "initrd").write_bytes(initramfs)
+    (work / "initrd").write_bytes(_build_archive(guest, binaries, settings))
     seconds = _run_guest(work, guest)
     (work / "initrd").unlink()
     shutil.rmtree(binaries)
@@ -443,6 +525,8 @@ def _refresh_truth(dump: Path, scenario: Scenario) -> None:
 
 def _find_cached(cache: Cache, scenario: Scenario) -> Path | None:
     packages = cache.packages(scenario.kernel)
+    if isinstance(scenario, RouteScenario) and not cache.packages(scenario.capture):
+        packages = None
     directory = cache.dump(scenario, packages) if packages else None
     return directory if directory and directory.exists() else None
 
@@ -502,6 +586,13 @@ def _is_wanted(scenario: Scenario, arguments: argparse.Namespace) -> bool:
     return named or arguments.all
 
 
+def _sources(scenarios: Iterable[Scenario]) -> set[KernelSource]:
+    """Return the kernels that run in these guests."""
+    sources = {scenario.kernel for scenario in scenarios}
+    routes = [each for each in scenarios if isinstance(each, RouteScenario)]
+    return sources | {scenario.capture for scenario in routes}
+
+
 def cache_directory() -> Path:
     """Return where kernels and dumps are kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -523,7 +614,7 @@ def main() -> int:
     try:
         with cache.lock():
             if arguments.update:
-                for source in {scenario.kernel for scenario in wanted}:
+                for source in _sources(wanted):
                     cache.find_packages(source)
             for scenario in wanted:
                 directory = _provide(cache, scenario, arguments.kvm)

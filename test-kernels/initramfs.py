@@ -7,6 +7,8 @@ Documentation/driver-api/early-userspace/buffer-format.rst.
 
 import re
 import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from packages import find_program, run
@@ -83,11 +85,13 @@ def compile_guest(directory: Path) -> None:
         compile_program(source, directory)
 
 
-def _new_archive(kernel: Path, programs: list[Path]) -> _Cpio:
+def _new_archive(
+    kernel: Path, programs: Iterable[Path], init: Path = _GUEST / "init"
+) -> _Cpio:
     """Start an archive with what both kernels need."""
     archive = _Cpio()
     archive.add_device("dev/console", 5, 1)
-    archive.add("init", (_GUEST / "init").read_bytes(), 0o755)
+    archive.add("init", init.read_bytes(), 0o755)
     archive.add("bin/busybox", find_program("busybox").read_bytes(), 0o755)
     for program in programs:
         archive.add(f"bin/{program.name}", program.read_bytes(), 0o755)
@@ -96,12 +100,44 @@ def _new_archive(kernel: Path, programs: list[Path]) -> _Cpio:
     return archive
 
 
+def _add_program(archive: _Cpio, name: str, program: Path) -> None:
+    """Add a program of the host with its libraries."""
+    archive.add(name, program.read_bytes(), 0o755)
+    for library in _libraries(program):
+        archive.add(str(library).lstrip("/"), library.read_bytes(), 0o755)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What is to capture the dump.
+
+    :ivar kernel: directory made by packages.make_kernel or make_capture_kernel
+    """
+
+    kernel: Path
+    archive: bytes
+
+
+def build_capture(
+    kernel: Path, init: Path, scripts: Iterable[Path], steps: str
+) -> Capture:
+    """Build what captures a dump by an init of its own, with makedumpfile.
+
+    :param steps: words that the init reads in /steps
+    """
+    archive = _new_archive(kernel, scripts, init)
+    _add_program(archive, "bin/makedumpfile", find_program("makedumpfile"))
+    archive.add("steps", steps.encode())
+    return Capture(kernel, archive.content())
+
+
 def build_initramfs(
     kernel: Path,
     binaries: Path,
     settings: dict[str, str],
     module: Path | None = None,
     more: Path | None = None,
+    capture: Capture | None = None,
 ) -> bytes:
     """Build the archive of the kernel that will crash.
 
@@ -110,20 +146,19 @@ def build_initramfs(
     :param settings: shell variables for guest/init
     :param module: one that is not loaded by guest/init
     :param more: a directory of such ones
+    :param capture: by default the same kernel, with savecore
     """
     savecore = binaries / "savecore"
-    capture = _new_archive(kernel, [savecore])
+    if not capture:
+        capture = Capture(kernel, _new_archive(kernel, [savecore]).content())
     archive = _new_archive(kernel, sorted({*binaries.iterdir()} - {savecore}))
     if module:
         archive.add(f"modules/{module.name}", module.read_bytes())
     for path in sorted(more.iterdir()) if more else ():
         archive.add(f"modules/more/{path.name}", path.read_bytes())
-    kexec = find_program("kexec")
-    archive.add("sbin/kexec", kexec.read_bytes(), 0o755)
-    for library in _libraries(kexec):
-        archive.add(str(library).lstrip("/"), library.read_bytes(), 0o755)
-    archive.add("capture/vmlinuz", (kernel / "vmlinuz").read_bytes())
-    archive.add("capture/initrd", capture.content())
+    _add_program(archive, "sbin/kexec", find_program("kexec"))
+    archive.add("capture/vmlinuz", (capture.kernel / "vmlinuz").read_bytes())
+    archive.add("capture/initrd", capture.archive)
     lines = (f"{name}='{value}'\n" for name, value in settings.items())
     archive.add("scenario", "".join(lines).encode())
     return archive.content()

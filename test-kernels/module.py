@@ -63,7 +63,8 @@ def make_headers(packages: KernelPackages, apt: AptRoot, tree: Path) -> None:
     debs = tree / "debs"
     debs.mkdir()
     with step(f"download {package} {packages.version} and a compiler"):
-        archives = apt.download_with_dependencies(package, packages.version, debs)
+        wanted = f"{package}={packages.version}"
+        archives = apt.download_with_dependencies([wanted], debs)
     with step(f"unpack {package}"):
         for deb in archives:
             run("dpkg-deb", "-x", deb, tree)

@@ -148,9 +148,12 @@ class AptRoot:
         return deb
 
     def download_with_dependencies(
-        self, package: str, version: str, directory: Path
+        self, packages: Iterable[str], directory: Path
     ) -> list[Path]:
-        """Download a package and all it depends on, as if nothing were installed."""
+        """Download packages and all they depend on, as if nothing were installed.
+
+        :param packages: names, or NAME=VERSION
+        """
         (directory / "partial").mkdir()
         nothing = directory / "status"
         nothing.touch()
@@ -160,10 +163,10 @@ class AptRoot:
         )
         words = ("-y", "--no-install-recommends", "--download-only", "install")
         try:
-            run("apt-get", *self._options(), *settings, *words, f"{package}={version}")
+            run("apt-get", *self._options(), *settings, *words, *packages)
         except BuildError as error:
             reason = str(error).splitlines()[-1]
-            raise DownloadError(f"{package} {version}: {reason}") from error
+            raise DownloadError(f"{' '.join(packages)}: {reason}") from error
         return sorted(directory.glob("*.deb"))
 
 
@@ -302,6 +305,17 @@ def _unpack_debug(deb: Path, release: str, modules: list[str], kernel: Path) -> 
     missing = set(modules) - {path.name for path in (kernel / "modules").iterdir()}
     if missing or not (kernel / "vmlinux").exists():
         raise BuildError(f"{deb.name} lacks vmlinux or {sorted(missing)}")
+
+
+def make_capture_kernel(
+    packages: KernelPackages, apt: AptRoot, modules: Iterable[str], kernel: Path
+) -> None:
+    """Fill an (empty) directory with vmlinuz and guest-modules/ alone."""
+    with step(f"download and unpack {packages.release} to capture with"):
+        debs = [apt.download(name, packages.version, kernel) for name in packages.image]
+        _unpack_image(debs, packages.release, modules, kernel)
+    for deb in debs:
+        deb.unlink()
 
 
 def make_kernel(

@@ -108,6 +108,40 @@ class ProcessScenario(Scenario):
         return "process"
 
 
+@dataclass(frozen=True)
+class RouteScenario(Scenario):
+    """One dump to make: a guest whose capture kernel takes routes that kdump knows.
+
+    capture is the kernel that captures; steps are what it does, see routes/capture;
+    live is how the kernel that is to crash is looked at before, see routes/look. append
+    is for its command line.
+    """
+
+    append: str
+    capture: KernelSource
+    steps: tuple[str, ...]
+    live: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """What the dump is for: tests choose their dumps by it."""
+        return "route"
+
+    @property
+    def in_place(self) -> bool:
+        """Tell whether our own program runs in the guest."""
+        return bool(self.live) or any(step.startswith("nothing") for step in self.steps)
+
+    @property
+    def sends(self) -> bool:
+        """Tell whether the capture kernel needs a network."""
+        return "network" in self.steps
+
+    def guest_settings(self) -> dict[str, str]:
+        """Return the shell variables that the guest's scripts read."""
+        return super().guest_settings() | {"live": " ".join(self.live)}
+
+
 def _kernel_sources(tables: Mapping[str, Any]) -> dict[str, KernelSource]:
     return {
         name: KernelSource(
@@ -168,4 +202,31 @@ def load_scenarios() -> dict[str, Scenario]:
         )
         for name, guest in data["processes"].items()
     ]
+    found += [
+        RouteScenario(
+            name=f"route-{name}",
+            kernel=kernels[route["kernel"]],
+            capture=kernels[route.get("capture", route["kernel"])],
+            kexec=route["kexec"],
+            cpu=route["cpu"],
+            steps=tuple(route["steps"]),
+            live=tuple(route.get("live", ())),
+            **sizes[route["size"]],
+        )
+        for name, route in data["routes"].items()
+    ]
     return {scenario.name: scenario for scenario in found}
+
+
+@dataclass(frozen=True)
+class DebianSource:
+    """What a small Debian to run in a guest is made of."""
+
+    suites: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+def load_debian() -> DebianSource:
+    """Read it from kernels.toml."""
+    table = tomllib.loads(_FILE.read_text())["debian"]
+    return DebianSource(tuple(table["suites"]), tuple(table["packages"]))

@@ -62,6 +62,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ("crash_dir", "crash"),
         ("hypervisor_dir", "hypervisor"),
         ("process_dir", "process"),
+        ("route_dir", "route"),
     ):
         if fixture not in metafunc.fixturenames:
             continue
@@ -85,6 +86,13 @@ def dump_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def crash_dir(request: pytest.FixtureRequest) -> Path:
     """Directory of a dump whose panicking stack is known, without the workload."""
+    directory: Path = request.param
+    return directory
+
+
+@pytest.fixture(scope="session")
+def route_dir(request: pytest.FixtureRequest) -> Path:
+    """Directory of what came out of one crash by routes that kdump knows."""
     directory: Path = request.param
     return directory
 
