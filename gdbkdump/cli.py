@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where VMCOREINFO is: a physical address, or a file that holds it",
     )  # fmt: skip
     parser.add_argument(
+        "--own-symbols", action="store_true",
+        help="give gdb the dump's own symbols and types, though there is a vmlinux",
+    )  # fmt: skip
+    parser.add_argument(
         "--force", action="store_true",
         help="with a vmlinux of another kernel, use the dump's own symbols and types",
     )  # fmt: skip
@@ -120,6 +124,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     # From the first option that is none of ours, or "--", all is gdb's.
     options = {
         "-h": 0, "--help": 0, "--version": 0, "--json": 0, "--force": 0, "-c": 1,
+        "--own-symbols": 0,
         "--gdb": 1, "--debug-dir": 1, "--base": 1, "--vmcoreinfo": 1,
     }  # fmt: skip
     at = 0
@@ -228,7 +233,7 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
     session = _open(args)
     if args.vmlinux:
         _check_vmlinux(session, args.vmlinux, force=args.force)
-    else:
+    elif not args.own_symbols:
         session.vmlinux = find_vmlinux(session, args.debug_dir)
     init = Path(__file__).resolve().parent.parent / "gdb-init.py"
     # Line by line: the names of kdump's folders have colons in them.
@@ -248,6 +253,8 @@ def _start_gdb(args: argparse.Namespace, gdb_options: list[str]) -> int:
         environment["GDBKDUMP_VMLINUX"] = str(vmlinux.resolve())
     if args.force:
         environment["GDBKDUMP_FORCE"] = "1"
+    if args.own_symbols:
+        environment["GDBKDUMP_OWN_SYMBOLS"] = "1"
     session.close()
     command = [args.gdb, "-q", "-x", str(init), *gdb_options]
     try:

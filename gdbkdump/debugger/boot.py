@@ -265,6 +265,9 @@ def _use_index_cache() -> None:
 def _find_vmlinux(
     session: Session, path: Path | None, settings: Settings
 ) -> Vmlinux | None:
+    if settings.wants_own_symbols:
+        session.problems.append("no vmlinux is loaded, as asked for")
+        return None
     if path is None:
         asks = not command_line().is_batch
         path = find_vmlinux(session, settings.debug_dirs, debuginfod=asks)
@@ -335,7 +338,9 @@ def _announce_first_reading(vmlinux: Vmlinux) -> None:
     is_slow = _major_version() <= _LAST_SLOW_VERSION and vmlinux.has_debug_info
     if is_slow and os.isatty(2) and not Path(str(folder), index).exists():
         gdb.write(
-            "gdbkdump: gdb reads this vmlinux for the first time...\n", gdb.STDERR
+            "gdbkdump: gdb reads this vmlinux for the first time (--own-symbols does"
+            " without it)...\n",
+            gdb.STDERR,
         )
         gdb.flush(gdb.STDERR)
 

@@ -30,6 +30,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser("kopen", add_help=False)
     parser.add_argument("--force", action="store_true")
+    parser.add_argument("--own-symbols", action="store_true")
     parser.add_argument("--debug-dir", action="append", default=[])
     parser.add_argument("--base")
     parser.add_argument("--vmcoreinfo")
@@ -48,6 +49,7 @@ class _KOpen(gdb.Command):
 
       --debug-dir DIR         look for vmlinux and modules here first (repeatable)
       --force                 use the dump's own symbols, whatever vmlinux is named
+      --own-symbols           load no vmlinux: fast, without lines and locals
       --base ADDR             bare memory, of which this is the first address
       --vmcoreinfo ADDR|FILE  where VMCOREINFO is, if the dump does not tell
 
@@ -72,6 +74,7 @@ class _KOpen(gdb.Command):
             vmcores, vmlinux = sort_files(files)
             with debugger.settings.replaced(
                 force=args.force,
+                own_symbols=args.own_symbols,
                 debug_dir=os.pathsep.join(args.debug_dir),
                 base=args.base,
                 vmcoreinfo=args.vmcoreinfo,

@@ -94,6 +94,11 @@ class Settings:
             "cache-size", "MiB to keep of a dump that has to be unpacked or fetched.",
             gdb.PARAM_ZUINTEGER, _environment_number("GDBKDUMP_CACHE_SIZE", 64),
         )  # fmt: skip
+        self._own_symbols = _Parameter(
+            "own-symbols",
+            "whether gdb gets symbols and types of the dump itself, and no vmlinux.",
+            gdb.PARAM_BOOLEAN, bool(os.environ.get("GDBKDUMP_OWN_SYMBOLS")),
+        )  # fmt: skip
         self._force = _Parameter(
             "force",
             "whether a dump is opened, with symbols and types of its own, though the"
@@ -155,6 +160,11 @@ class Settings:
         """
         base, vmcoreinfo = str(self._base.value), str(self._vmcoreinfo.value)
         return parse_hints(base or None, vmcoreinfo or None)
+
+    @property
+    def wants_own_symbols(self) -> bool:
+        """Whether no vmlinux is to be loaded."""
+        return bool(self._own_symbols.value)
 
     @property
     def is_forced(self) -> bool:

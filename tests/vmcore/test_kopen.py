@@ -241,3 +241,15 @@ def test_a_vmlinux_without_debug_information(small, dump_dir, session):
     check_own_symbols(done, session)
     assert f"{bare} has no debug information: gdb has the dump's own" in done.stdout
     bare.unlink()
+
+
+def test_the_vmlinux_is_left_alone_if_asked_for(small, dump_dir, session):
+    vmlinux = dump_dir / "vmlinux"
+    for done in (
+        gdb(small, vmlinux, "vmcore", "-x", INIT, *ASK, GDBKDUMP_OWN_SYMBOLS="1"),
+        gdb(small, "-x", INIT, "-ex", f"kopen --own-symbols vmcore {vmlinux}", *ASK),
+    ):
+        check_own_symbols(done, session)
+        assert "note: no vmlinux is loaded, as asked for: gdb has the dump's" in (
+            done.stdout
+        )
