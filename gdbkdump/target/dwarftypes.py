@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from gdbkdump.debuginfo.btf import (
@@ -158,7 +158,9 @@ _NO_TYPE = -1
 _MAX_DEPTH = 128
 # DW_OP_addr with its 8 bytes; the first word holds the length (LEB128 of 3 bytes) too.
 _ADDRESS = 0x03008089
-_RANGES_HEADER = struct.Struct("<IHIBB4x")
+# No function of the unit is told to be anywhere, so that for a backtrace alone gdb does
+# not read all types. Without this section it takes variables for text.
+_NO_TEXT = struct.pack("<IHIBB20x", 28, 2, 0, _POINTER_SIZE, 0)
 _RANGE_LISTS_HEADER = struct.Struct("<IHBBI")
 # DW_RLE_start_length, with a length of one byte.
 _START_LENGTH = struct.Struct("<BQB")
@@ -196,7 +198,6 @@ class TypeUnit:
         except (IndexError, OverflowError, KeyError):
             raise CorruptError("BTF: a type refers to what is no type") from None
         self._names = bytearray()
-        self._functions: list[tuple[int, int]] = []
         self._in_pieces: tuple[int, int] | None = None
 
     def _check_names(self) -> None:
@@ -388,7 +389,6 @@ class TypeUnit:
             die += (address & 0xFFFFFFFF, address >> 32, size)
         self._add_parameters(die, at, info)
         self._add(*die)
-        self._functions.append((address, size))
 
     def string(self, text: bytes) -> int:
         """Return the offset of a name that BTF may not have."""
@@ -413,21 +413,9 @@ class TypeUnit:
             Section(".debug_info", PROGBITS, info),
             Section(".debug_abbrev", PROGBITS, abbreviations),
             Section(".debug_str", PROGBITS, strings),
-            Section(".debug_aranges", PROGBITS, self._addresses()),
+            Section(".debug_aranges", PROGBITS, _NO_TEXT),
             Section(".debug_rnglists", PROGBITS, self._pieces()),
         ]
-
-    def _addresses(self) -> bytes:
-        # Where the functions are. Without it gdb takes variables for text as well.
-        runs: list[list[int]] = []
-        for address, size in sorted(self._functions):
-            if runs and sum(runs[-1]) == address:
-                runs[-1][1] += size
-            elif size:
-                runs.append([address, size])
-        table = array("Q", [*chain.from_iterable(runs), 0, 0]).tobytes()
-        size = _RANGES_HEADER.size + len(table) - 4
-        return _RANGES_HEADER.pack(size, 2, 0, _POINTER_SIZE, 0) + table
 
     def _pieces(self) -> bytes:
         # Of one function, and without a gap.

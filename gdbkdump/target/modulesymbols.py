@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.base import Kernel
 
 # Of the files that are made here; another one is not looked at.
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 

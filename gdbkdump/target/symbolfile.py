@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.base import Kernel
 
 # Of the files that are made here; another one is not looked at.
-VERSION = 1
+VERSION = 2
 PERCPU = ".data..percpu"
 # Where sections begin, by the linker's own symbols (arch/x86/kernel/vmlinux.lds.S).
 _EDGES = (
@@ -141,17 +141,23 @@ class SymbolTable:
 
 
 class _Names:
-    # Symbols by name, as long as there is but one of it.
+    # Symbols by name, as long as there is but one of it; twins at one address are one.
     def __init__(self, names: Sequence[bytes], addresses: Sequence[int]) -> None:
         self._addresses = addresses
         numbers = range(len(names))
         self._last = dict(zip(names, numbers, strict=True))
         self._first = dict(zip(reversed(names), reversed(numbers), strict=True))
+        self.functions: dict[bytes, int | None] = {}
+        for number, name in enumerate(names):
+            if name[:1] in FUNCTION_LETTERS:
+                known = self.functions.setdefault(name[1:], number)
+                if known is not None and addresses[known] != addresses[number]:
+                    self.functions[name[1:]] = None
 
-    def find(self, name: bytes, letters: Sequence[bytes] = _LETTERS) -> int | None:
+    def find(self, name: bytes) -> int | None:
         """Return the index of the only symbol of a name."""
         found = None
-        for letter in letters:
+        for letter in _LETTERS:
             index = self._last.get(letter + name)
             if index is None:
                 continue
@@ -239,13 +245,14 @@ class _Maker:
 
     def _add_functions(self, btf: Btf, unit: TypeUnit) -> None:
         # And per-CPU variables: what BTF has the names of.
-        words, strings, find = btf.words, btf.strings, self._by_name.find
+        words, strings = btf.words, btf.strings
+        find, functions = self._by_name.find, self._by_name.functions
         for at in btf.positions():
             kind = words[at + 1] >> 24 & 31
             if kind in (FUNC, VAR):
                 start, type_ = words[at], words[at + 2]
                 name = strings[start : strings.index(b"\0", start)]
-                found = find(name, FUNCTION_LETTERS if kind == FUNC else _LETTERS)
+                found = functions.get(name) if kind == FUNC else find(name)
                 if found is None:
                     continue
                 address, is_global = self._addresses[found], self._is_global(found)

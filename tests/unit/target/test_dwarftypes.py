@@ -212,8 +212,8 @@ def test_functions_and_variables(base):
     assert (target_of(g), value(g, "external")) == (None, None)
     assert bytes(value(v, "location")) == b"\3" + struct.pack("<Q", start + 0x1000)
     assert tag(target(v)) == "array_type"
-    aranges = f.dwarfinfo.get_aranges()
-    assert [(e.begin_addr, e.length) for e in aranges.entries] == [(start, 0x230)]
+    # Else gdb would read the unit whole for each backtrace.
+    assert f.dwarfinfo.get_aranges().entries == []
 
 
 def target_of(die):
