@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     TypesWithoutBtf = Callable[[Kernel], TypeSource | None]
 
 
+# What is searched for is read-only data, right behind the kernel's text; bounds what
+# damaged page tables may make of an image.
+_MAX_SEARCHED = 256 << 20
+
+
 class FrameVariables(NamedTuple):
     """What debug information tells of a frame, values as gdb prints them.
 
@@ -258,7 +263,7 @@ def _symbols_alone(
 
 def _read_image(memory: MappedMemory, image: tuple[int, int]) -> bytes:
     # Freed pages of the image may be excluded: zeros there, to be searched only.
-    start, end = image
+    start, end = image[0], min(image[1], image[0] + _MAX_SEARCHED)
     pieces = []
     for address in range(start, end, 4096):
         size = min(4096, end - address)

@@ -32,7 +32,13 @@ GDB_PACKAGES = (
     "python3-zstandard",
 )
 # libkdumpfile reads formats that we leave to it; its bindings are for Debian's Python.
-TEST_PACKAGES = ("makedumpfile", "python3-venv", "python3-pip", "python3-libkdumpfile")
+TEST_PACKAGES = (
+    "makedumpfile",
+    "python3-libkdumpfile",
+    "python3-pip",
+    "python3-venv",
+    "tmux",
+)
 
 
 def _is_installed(package: str) -> bool:

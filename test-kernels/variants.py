@@ -57,6 +57,7 @@ _VARIANTS = {
     "elf.full-disk": Variant("-E -d 31", "full disk", limit_mib=120),
     "lzo.full-disk": Variant("-l -d 31", "full disk", limit_mib=31),
     "lzo.killed": Variant("-l -d 31", "killed", limit_mib=31),
+    "lzo.erased": Variant("-l -d 31", "erased"),
     # Debian's makedumpfile has neither; these keep all else as it is.
     "snappy.d31": Variant("4", "repack", "raw.d31"),
     "zstd.d31": Variant("32", "repack", "raw.d31"),
@@ -126,6 +127,15 @@ def _killed(variant: Variant, source: Path, target: Path) -> None:
         raise BuildError("makedumpfile was to fail on a file that grows too large")
 
 
+def _erased(variant: Variant, source: Path, target: Path) -> None:
+    vmlinux = source.parent / "vmlinux"
+    words = ["makedumpfile", *variant.options.split(), "-x", str(vmlinux)]
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
+        config.write("[vmlinux]\nerase init_uts_ns.name.nodename\n")
+        config.flush()
+        _run([*words, "--config", config.name, source, target])
+
+
 def _repack(variant: Variant, source: Path, target: Path) -> None:
     repack(source, target, int(variant.options))
 
@@ -136,6 +146,7 @@ _WAYS: dict[str, Callable[[Variant, Path, Path], None]] = {
     "split": _split,
     "full disk": _full_disk,
     "killed": _killed,
+    "erased": _erased,
     "repack": _repack,
 }
 

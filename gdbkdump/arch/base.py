@@ -61,7 +61,7 @@ class Mapping(NamedTuple):
 
 
 class UserPage(NamedTuple):
-    """A leaf of a process's page tables that holds something.
+    """A leaf of a process's page tables, or small ones that follow each other.
 
     :param paddr: where the page is, also one that the process may not touch
         (PROT_NONE); None where there is none
@@ -103,6 +103,8 @@ class PageTable(Protocol):
         self, start: int, end: int, unreadable: list[tuple[int, int]]
     ) -> Iterator[UserPage]:
         """Yield the leaves between two user addresses, in order, but for empty ones.
+
+        They may begin before the first and end after the second.
 
         :param unreadable: gets start and end of what each table that cannot be read
             maps
@@ -166,3 +168,6 @@ class Arch(Protocol):
 
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode."""
+
+    def is_compat(self, registers: Registers) -> bool:
+        """Tell whether they are those of user mode with addresses of 32 bits."""

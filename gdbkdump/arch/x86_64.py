@@ -35,6 +35,7 @@ _PRESENT, _PSE = 1, 0x80
 # In an entry that is not present: its page is there, for nobody to touch.
 _PROTNONE = 0x100
 _TOP_PADDR_BIT = 1 << 51
+_USER32_CS = 0x23  # __USER32_CS (arch/x86/include/asm/segment.h)
 _PADDR_MASK = 0x000FFFFFFFFFF000
 _MAX_TABLES = 2048  # 8 MiB
 _TABLE = struct.Struct("<512Q")
@@ -192,6 +193,8 @@ class X86PageTable:
     ) -> Iterator[UserPage]:
         """Yield the leaves between two user addresses, in order, but for empty ones.
 
+        They may begin before the first and end after the second.
+
         :param unreadable: gets start and end of what each table that cannot be read
             maps
         """
@@ -215,17 +218,40 @@ class X86PageTable:
         except FaultError:
             unreadable.append((max(start, base), min(end, base + 512 * size)))
             return
+        if level == 1:
+            yield from self._small_leaves(entries, base, first, last)
+            return
         for i in range(first, last):
             entry = entries[i]
             if not entry:
                 continue
             vaddr = base + (i << shift)
-            if level == 1 or entry & _PSE or not entry & _PRESENT:
+            if entry & _PSE or not entry & _PRESENT:
                 yield self._user_leaf(vaddr, entry, level)
             else:
                 yield from self._user_leaves(
                     entry & self._mask, level - 1, vaddr, start, end, unreadable
                 )
+
+    def _small_leaves(
+        self, entries: tuple[int, ...], base: int, first: int, last: int
+    ) -> Iterator[UserPage]:
+        # Neighbours in both address spaces as one: a process has millions of pages.
+        mask = self._mask
+        at = first
+        while at < last:
+            entry = entries[at]
+            start = at
+            at += 1
+            if entry & _PRESENT:
+                paddr = entry & mask
+                after = paddr + 4096
+                while at < last and entries[at] & (mask | _PRESENT) == after | _PRESENT:
+                    after += 4096
+                    at += 1
+                yield UserPage(base + (start << 12), (at - start) << 12, paddr)
+            elif entry:
+                yield self._user_leaf(base + (start << 12), entry, 1)
 
     def _user_leaf(self, vaddr: int, entry: int, level: int) -> UserPage:
         size = 1 << (3 + 9 * level)
@@ -362,6 +388,10 @@ class X86_64:
     def is_user(self, registers: Registers) -> bool:
         """Tell whether the registers are those of user mode (cs has ring 3)."""
         return registers["cs"] & 3 == 3
+
+    def is_compat(self, registers: Registers) -> bool:
+        """Tell whether they are those of user mode with addresses of 32 bits."""
+        return registers["cs"] == _USER32_CS
 
 
 def _parse_qemu_cpu(desc: bytes) -> GuestCpu:

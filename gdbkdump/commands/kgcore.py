@@ -71,7 +71,8 @@ def kgcore(session: Session, args: Namespace) -> Iterator[Block]:
     path = Path(args.file).expanduser()
     if not args.dry_run:
         _check_target(session, path, force=args.force)
-    user = open_process(session.kernel, session.dump, find_one(session, args.task))
+    task = find_one(session, args.task)
+    user = open_process(session.kernel, session.dump, task, session.report)
     core = ProcessCore(user)
     if core.size > limit:
         raise CommandError(

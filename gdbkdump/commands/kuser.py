@@ -83,7 +83,7 @@ def kuser(session: Session, args: Namespace) -> Iterator[Block]:
     that was never written reads as zeros, as in the process.
     """
     task = find_one(session, args.task) if args.task else context_task(session)
-    user = open_process(session.kernel, session.dump, task)
+    user = open_process(session.kernel, session.dump, task, session.report)
     if args.threads or args.mappings:
         if args.threads:
             yield Table(_THREADS, _thread_rows(user))

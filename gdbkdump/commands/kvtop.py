@@ -172,6 +172,8 @@ def _file_offset(session: Session, paddr: int) -> Address | Absent:
         session.dump.read_phys(paddr, 1)
     except FaultError as fault:
         return Absent(reason=fault.reason.value)
+    if not session.dump.is_flat:
+        return Absent(reason="in the dump, packed with others")
     return Absent(reason="not in one run of bytes")
 
 

@@ -27,6 +27,7 @@ from gdbkdump.target.userfiles import (
     copy_file,
     file_build_id,
     library_files,
+    path_below,
     program_file,
 )
 
@@ -162,7 +163,7 @@ class _Placer:
             name = decode(wanted.name)
             self.problems.append(f"gdb has no symbols of {name}: {error}")
             return None
-        path = _inside(self.root, wanted.name)
+        path = path_below(self.root, wanted.name)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.is_symlink():
             path.symlink_to(found)
@@ -182,7 +183,7 @@ class _Placer:
         if self._sysroot is None:
             return None
         for name in (wanted.path, wanted.name):
-            candidate = _inside(self._sysroot, name)
+            candidate = path_below(self._sysroot, name)
             build_id = file_build_id(candidate)
             if build_id and build_id == wanted.build_id:
                 return candidate.absolute()
@@ -201,12 +202,6 @@ def _write_core(core: Path, user: UserProcess, session: Session) -> None:
         write_user_core(core, user, session.report)
     except OSError as error:
         raise FormatError(f"{core}: {error.strerror}") from None
-
-
-def _inside(root: Path, name: bytes) -> Path:
-    # Names are the dump's: they must not lead out of the folder.
-    parts = [part for part in name.split(b"/") if part not in (b"", b".", b"..")]
-    return root.joinpath(*map(os.fsdecode, parts))
 
 
 def _add_inferior() -> gdb.Inferior:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.vma import Vma
 
 _PAGE = 4096
-# Leaves of one process: 256 GiB in small pages. Tables that loop have more.
-_MAX_LEAVES = 1 << 26
+# Of one process: 8 TiB. Tables that loop map more.
+_MAX_PAGES = 1 << 31
 
 
 class Where(enum.Enum):
@@ -77,7 +77,7 @@ class UserPages:
         self._table: PageTable = kernel.memory.page_table.with_root(root)
         self._nr_swapfiles = kernel.once("nr_swapfiles", lambda: _swapfiles(kernel))
         self._vdso, self._vdso_image = _vdso(kernel, mm)
-        self._leaves = 0
+        self._nr_pages = 0
         self.problems: list[str] = []
 
     def pieces(self, vma: Vma) -> Iterator[Piece]:
@@ -109,10 +109,10 @@ class UserPages:
     def _table_pieces(self, vma: Vma) -> Iterator[Piece]:
         unreadable: list[tuple[int, int]] = []
         for leaf in self._table.user_pages(vma.start, vma.end, unreadable):
-            self._leaves += 1
-            if self._leaves > _MAX_LEAVES:
+            self._nr_pages += leaf.size // _PAGE
+            if self._nr_pages > _MAX_PAGES:
                 raise CorruptError(
-                    f"the page tables of this process map more than {_MAX_LEAVES} pages"
+                    f"the page tables of this process map more than {_MAX_PAGES} pages"
                 )
             for start, end in unreadable:
                 yield Piece(start, end, Where.NO_TABLE)

@@ -26,6 +26,8 @@ _NOTE_NAME = b"VMCOREINFO\0\0"
 _CHUNK = 4 << 20
 # Each costs an attempt to open the kernel that it tells of.
 _MAX_COPIES = 16
+# The kernel is the same on all; the first ones may not have begun to run it.
+_MAX_CPUS = 4
 # The kernel's buffer is one page, or two.
 _NOTE_PAGES = 16
 _ESSENTIAL = ("OSRELEASE", "SYMBOL(init_uts_ns)")
@@ -190,7 +192,7 @@ def image_memories(
             bounds = (windows[0][0], windows[-1][1], place[2])
             yield MappedMemory(dump.read_phys, tables, windows), bounds, "its PT_LOAD"
     tried: set[Place] = set()
-    for cpu in arch.guest_cpus(dump.notes):
+    for cpu in arch.guest_cpus(dump.notes)[:_MAX_CPUS]:
         for place in arch.guest_images(cpu, dump.read_phys):
             if place not in tried:
                 tried.add(place)

@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import CommandError
+from gdbkdump.formats.base import silent
 from gdbkdump.formats.notes import NT_PRSTATUS
 from gdbkdump.kernel.process import auxv, find_process, process_facts
 from gdbkdump.kernel.userregs import user_registers
@@ -31,18 +32,16 @@ from gdbkdump.target.userimage import UserImage
 from gdbkdump.target.viewcore import MAX_RANGES, Range, file_table, open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
-    from gdbkdump.formats.base import DumpFile
+    from gdbkdump.formats.base import DumpFile, Report
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.kernel.process import Process
     from gdbkdump.kernel.sched import Task
     from gdbkdump.kernel.userregs import UserRegisters
     from gdbkdump.target.userimage import MappingImage, Run
-
-    Report = Callable[[str, int, int], None]
 
 _PRPSINFO = struct.Struct("<BcBb4xQIIiiii16s80s")
 _PAGE = 4096
@@ -73,7 +72,9 @@ class UserProcess(NamedTuple):
     image: UserImage
 
 
-def open_process(kernel: Kernel, dump: DumpFile, task: Task) -> UserProcess:
+def open_process(
+    kernel: Kernel, dump: DumpFile, task: Task, report: Report = silent
+) -> UserProcess:
     """Return the process of a thread, its registers and where its memory is.
 
     :raise CommandError: it has no user memory, or no thread of it has registers
@@ -88,8 +89,17 @@ def open_process(kernel: Kernel, dump: DumpFile, task: Task) -> UserProcess:
             f"no thread of process {process.pid} has user registers:"
             f" {threads[0].state.reason}"
         )
-    image = UserImage(kernel, dump, process)
+    if any(_is_compat(kernel, thread.state) for thread in threads):
+        raise CommandError(
+            f"process {process.pid} is a 32-bit program, which no core of ours holds"
+            " (kvtop -c and krd read its memory, kregs -u its registers)"
+        )
+    image = UserImage(kernel, dump, process, report)
     return UserProcess(kernel, dump, task, process, threads, image)
+
+
+def _is_compat(kernel: Kernel, state: UserRegisters) -> bool:
+    return state.registers is not None and kernel.arch.is_compat(state.registers)
 
 
 class ProcessCore:

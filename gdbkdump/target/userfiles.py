@@ -180,6 +180,12 @@ class _CachedBytes:
         return b"".join(pieces)[start : start + size]
 
 
+def path_below(root: Path, name: bytes) -> Path:
+    """Return a path of the process as one below a folder, which it never leaves."""
+    parts = [part for part in name.split(b"/") if part not in (b"", b".", b"..")]
+    return root.joinpath(*map(os.fsdecode, parts))
+
+
 def read_build_id(read: ReadAt) -> str | None:
     """Return the build-id of an ELF file in hex, or None where it has none.
 

@@ -7,19 +7,21 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import FaultError, FaultReason, KdumpError
+from gdbkdump.formats.base import silent
 from gdbkdump.kernel.usermemory import UserPages, Where
 from gdbkdump.kernel.vma import VmaNames, vmas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gdbkdump.formats.base import DumpFile
+    from gdbkdump.formats.base import DumpFile, Report
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.kernel.process import Process
     from gdbkdump.kernel.usermemory import Piece
     from gdbkdump.kernel.vma import Vma
 
 _PAGE = 4096
+_WORK = "looking for the pages of the process"
 
 
 class Run(NamedTuple):
@@ -62,6 +64,23 @@ class MappingImage(NamedTuple):
         return sum(run.size for run in self.runs if run.paddr is None)
 
 
+class _Progress:
+    # Tells now and then how many bytes were looked at.
+    def __init__(self, report: Report, total: int) -> None:
+        self._report = report
+        self._total = total
+        self._done = self._calls = 0
+
+    def add(self, size: int) -> None:
+        self._done += size
+        self._calls += 1
+        if not self._calls & 255:
+            self._report(_WORK, min(self._done, self._total - 1), self._total)
+
+    def end(self) -> None:
+        self._report(_WORK, self._total, self._total)
+
+
 class UserImage:
     """The memory of one process.
 
@@ -69,9 +88,12 @@ class UserImage:
     :ivar problems: what is damaged, one line each
     """
 
-    def __init__(self, kernel: Kernel, dump: DumpFile, process: Process) -> None:
+    def __init__(
+        self, kernel: Kernel, dump: DumpFile, process: Process, report: Report = silent
+    ) -> None:
         """Look where all of it is.
 
+        :param report: told how far that has come
         :raise KdumpError: its mappings or page tables are damaged
         """
         self._kernel = kernel
@@ -79,10 +101,12 @@ class UserImage:
         self._pages = UserPages(kernel, process.mm)
         self.problems = self._pages.problems
         names = VmaNames(kernel, process.mm)
+        found = vmas(kernel, process.mm)
+        progress = _Progress(report, sum(vma.size for vma in found))
         self.mappings = [
-            self._mapping(vma, self._name(names, vma))
-            for vma in vmas(kernel, process.mm)
+            self._mapping(vma, self._name(names, vma), progress) for vma in found
         ]
+        progress.end()
         self._runs = [run for each in self.mappings for run in each.runs]
         self._starts = [run.start for run in self._runs]
 
@@ -95,10 +119,11 @@ class UserImage:
             )
             return b""
 
-    def _mapping(self, vma: Vma, name: bytes) -> MappingImage:
+    def _mapping(self, vma: Vma, name: bytes, progress: _Progress) -> MappingImage:
         runs: list[Run] = []
         missing: dict[str, int] = {}
         for piece in self._pages.pieces(vma):
+            progress.add(piece.size)
             if piece.paddr is not None:
                 runs += self._in_dump(piece, missing)
             elif piece.where is Where.UNTOUCHED:

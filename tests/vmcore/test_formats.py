@@ -177,6 +177,14 @@ def test_an_excluded_page_is_said_to_be(variant, session, elf, capsys):
         assert f"{pfn * PAGE:x}:  0000" not in out
 
 
+def test_what_was_erased_is_told(variant):
+    with closing(open_session(variant("lzo.erased"))) as other:
+        facts = rows(other, "ksys")[0]
+    assert facts["erased"] == "erase init_uts_ns.name.nodename size 65"
+    assert set(facts["nodename"]) == {"X"}
+    assert facts["dump_level"] == 31
+
+
 @pytest.mark.parametrize("words", [("split1",), ("split3",), ("split2", "split1")])
 def test_a_split_dump_by_some_of_its_names(variant, session, words, capsys):
     paths = [str(variant(name)) for name in words]

@@ -312,20 +312,26 @@ def test_user_pages_in_order_and_within_bounds(levels):
     made, table = tables(levels)
     made.map(0x400000, 0x1234000)
     made.map(0x401000, 0x1235000)
+    made.map(0x402000, 0x1237000)
     made.map(0x7F0000200000, 0x40000000, level=2)
     made.map(0x7FFFFFFFF000, 0x5000)
     made.map(KERNEL, 0x9000)
     wanted = [
-        UserPage(0x400000, 4096, 0x1234000),
-        UserPage(0x401000, 4096, 0x1235000),
+        # Neighbours in both address spaces come as one.
+        UserPage(0x400000, 8192, 0x1234000),
+        UserPage(0x402000, 4096, 0x1237000),
         UserPage(0x7F0000200000, 2 * M, 0x40000000),
         UserPage(0x7FFFFFFFF000, 4096, 0x5000),
     ]
     assert user(table) == (wanted, [])
-    assert user(table, 0x401000, 0x402000) == (wanted[1:2], [])
+    assert user(table, 0x402000, 0x403000) == (wanted[1:2], [])
+    assert user(table, 0x401000, 0x402000) == (
+        [UserPage(0x401000, 4096, 0x1235000)],
+        [],
+    )
     # A huge page counts as a whole where only a part is asked for.
     assert user(table, 0x7F0000300000, 0x7F0000301000) == (wanted[2:3], [])
-    assert user(table, 0x402000, 0x500000) == ([], [])
+    assert user(table, 0x403000, 0x500000) == ([], [])
 
 
 def test_pages_that_nobody_may_touch_are_there():

@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
-import pytest
-from support.mkdump import note, vmcoreinfo
+import random
+import struct
 
+import pytest
+from support.mkdump import PRESENT, ElfCore, Segment, note, vmcoreinfo
+
+from gdbkdump.arch.x86_64 import X86_64
 from gdbkdump.errors import FormatError
 from gdbkdump.formats import open_dump
 from gdbkdump.formats.base import silent
-from gdbkdump.memory.bootstrap import given_vmcoreinfo, scan_vmcoreinfo
+from gdbkdump.formats.notes import parse_notes
+from gdbkdump.memory.bootstrap import (
+    given_vmcoreinfo,
+    image_memories,
+    scan_vmcoreinfo,
+)
 
 BASE = 0x100000
+IMAGE_MAP = 0xFFFFFFFF80000000
 ESSENTIAL = {
     "OSRELEASE": "6.1.0",
     "SYMBOL_init_uts_ns": 0xFFFFFFFF81000000,
@@ -105,3 +115,38 @@ def test_given_where_it_is_not(memory, tmp_path):
         given_vmcoreinfo(dump, 0)
     with pytest.raises(FormatError, match="No such file"):
         given_vmcoreinfo(dump, tmp_path / "none")
+
+
+def qemu_note(cr3):
+    desc = struct.pack("<II", 1, 440) + bytes(384) + struct.pack("<5Q", 0, 0, 0, cr3, 0)
+    return note(b"QEMU", 0, desc + bytes(8))
+
+
+def test_damaged_page_tables_end(tmp_path):
+    # Each entry is present and leads to another page, on every level.
+    chance = random.Random(3)
+    size = 1 << 20
+    pages = [chance.randrange(size >> 12) << 12 for _ in range(size // 8)]
+    data = struct.pack(f"<{len(pages)}Q", *(page | PRESENT for page in pages))
+    core = ElfCore([Segment(0, data)], qemu_note(pages[0] & ~0x1000))
+    dump = open_dump(core.write(tmp_path / "vmcore"))
+    places = [place for _, place, _ in image_memories(dump, X86_64())]
+    dump.close()
+    assert 0 < len(places) <= 2
+    assert all(
+        IMAGE_MAP <= start < end <= IMAGE_MAP + (1 << 30) for start, end, _ in places
+    )
+
+
+def test_few_of_many_cpus_are_asked(memory, monkeypatch):
+    asked = []
+
+    def guest_images(self, cpu, read_phys):
+        asked.append(cpu.roots[0])
+        yield IMAGE_MAP, IMAGE_MAP + 4096, cpu.roots[0]
+
+    monkeypatch.setattr(X86_64, "guest_images", guest_images)
+    dump = memory()
+    notes = b"".join(qemu_note(0x2000 * n) for n in range(1000))
+    dump.notes = list(parse_notes(notes, []))
+    assert len(list(image_memories(dump, X86_64()))) == len(asked) == 4
