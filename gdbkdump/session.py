@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 # What is searched for is read-only data, right behind the kernel's text; bounds what
 # damaged page tables may make of an image.
 _MAX_SEARCHED = 256 << 20
+_MAX_RELEASE = 64  # __NEW_UTS_LEN
 
 
 class FrameVariables(NamedTuple):
@@ -202,11 +203,26 @@ def _vmcoreinfos(
     state = "is missing" if noted is None else "is wrong" if is_whole else "is cut"
     if is_whole and bootstrap.is_complete(noted):
         yield noted, []
-    for found in bootstrap.scan_vmcoreinfo(dump, report):
-        yield found, [f"the VMCOREINFO note {state}; the kernel's own copy is used"]
+    copies = bootstrap.scan_vmcoreinfo(dump, report)
+    for info, _ in copies:
+        remark = [f"the VMCOREINFO note {state}; the kernel's own copy is used"]
+        yield info, remark + _other_kernels(info, copies)
     if not is_whole and bootstrap.is_complete(noted):
         yield noted, ["the VMCOREINFO note is cut and no copy of it is in RAM"]
     yield None, [f"the VMCOREINFO note {state}"]
+
+
+def _other_kernels(
+    info: VmcoreInfo, copies: Sequence[tuple[VmcoreInfo, int]]
+) -> list[str]:
+    # Of the kernel that captures a crash, or of a guest of this one.
+    text = info.symbol("_stext")
+    return [
+        f"at {paddr:#x} is what may be the VMCOREINFO of another kernel,"
+        f" {(other.osrelease or '')[:_MAX_RELEASE]}: gdbkdump --vmcoreinfo {paddr:#x}"
+        for other, paddr in copies
+        if other.symbol("_stext") != text
+    ]
 
 
 def _open_kernel(

@@ -86,13 +86,13 @@ def _given_bytes(dump: DumpFile, place: int | Path) -> bytes:
     return b"".join(pieces)
 
 
-def scan_vmcoreinfo(dump: DumpFile, report: Report) -> list[VmcoreInfo]:
-    """Search RAM for the kernel's own copy; the likeliest comes first.
+def scan_vmcoreinfo(dump: DumpFile, report: Report) -> list[tuple[VmcoreInfo, int]]:
+    """Search RAM for the kernel's own copy, and where it is; the likeliest is first.
 
     Stale copies, the capture kernel's and those of nested guests may be there too, so
     the caller verifies what each leads to.
     """
-    found: dict[bytes, VmcoreInfo] = {}
+    found: dict[bytes, tuple[VmcoreInfo, int]] = {}
     total = sum(extent.file_size for extent in dump.extents)
     done = 0
     for paddr, data in _chunks(dump):
@@ -102,12 +102,14 @@ def scan_vmcoreinfo(dump: DumpFile, report: Report) -> list[VmcoreInfo]:
             if (paddr + at - 12) % 4096 == 0:
                 info = _read_note(dump, paddr + at - 12)
                 if info and is_complete(info) and len(found) < _MAX_COPIES:
-                    found.setdefault(info.raw, info)
+                    found.setdefault(info.raw, (info, paddr + at - 12))
             at = data.find(_NOTE_NAME, at + 1)
         done += len(data)
         report("searching RAM for VMCOREINFO", done, total)
     # The kernel that crashed before the one that captures it, and the fullest.
-    return sorted(found.values(), key=lambda i: ("CRASHTIME" not in i, -len(i)))
+    return sorted(
+        found.values(), key=lambda each: ("CRASHTIME" not in each[0], -len(each[0]))
+    )
 
 
 def _chunks(dump: DumpFile) -> Iterator[tuple[int, bytes]]:

@@ -58,7 +58,7 @@ def memory(tmp_path):
 
 
 def releases(dump):
-    return [info.osrelease for info in scan_vmcoreinfo(dump, silent)]
+    return [info.osrelease for info, _ in scan_vmcoreinfo(dump, silent)]
 
 
 def test_copies_in_memory_likeliest_first(memory):
@@ -69,6 +69,8 @@ def test_copies_in_memory_likeliest_first(memory):
         at_700000=noted(OSRELEASE="crashed", CRASHTIME=1700000000),
     )
     assert releases(dump) == ["crashed", "capture", "stale"]
+    places = [paddr for _, paddr in scan_vmcoreinfo(dump, silent)]
+    assert places == [BASE + 0x700000, BASE + 0x3000, BASE + 0x5000]
 
 
 def test_what_is_no_copy(memory):
