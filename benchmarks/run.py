@@ -35,26 +35,32 @@ STACK_QUESTIONS = {"kforeach kbt": "foreach bt", "kstacks": "foreach bt"}
 
 @dataclass
 class Run:
-    """One way to answer a question: wall seconds and peak MiB of each try."""
+    """One way to answer a question: wall and CPU seconds, peak MiB of each try."""
 
     tool: str
     command: list[str]
     stdin: str = ""
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     mebibytes: list[float] = field(default_factory=list)
     failed: bool = False
 
 
 def _tools(dump: Path, question: str, crash: str | None, drgn: str | None) -> list[Run]:
     vmcore, vmlinux = str(dump / "vmcore"), str(dump / "vmlinux")
+    program = ["/usr/bin/python3", "-m", "gdbkdump"]
     runs = [
         Run(
             "gdbkdump -c",
-            ["/usr/bin/python3", "-m", "gdbkdump", vmcore, "-c", question],
+            [*program, vmcore, "-c", question],
         ),
         Run(
             "gdb vmlinux vmcore -x gdb-init.py",
             ["gdb", "-nx", "-batch", vmlinux, vmcore, "-x", str(INIT), "-ex", question],
+        ),
+        Run(
+            "gdbkdump --own-symbols",
+            [*program, vmcore, "--own-symbols", "-nx", "-batch", "-ex", question],
         ),
         Run("gdb vmlinux, nothing else", ["gdb", "-nx", "-batch", vmlinux]),
     ]
@@ -82,6 +88,7 @@ def _measure(run: Run, environment: dict[str, str]) -> None:
         _, status, usage = os.wait4(process.pid, 0)
         run.seconds.append(time.perf_counter() - started)
     process.returncode = os.waitstatus_to_exitcode(status)
+    run.cpu_seconds.append(usage.ru_utime + usage.ru_stime)
     run.mebibytes.append(usage.ru_maxrss / 1024)
     run.failed |= process.returncode != 0
 
@@ -106,6 +113,7 @@ def _answer(dump: Path, question: str, args: argparse.Namespace) -> list[Run]:
                 # The first turn only warms the caches.
                 for run in runs:
                     run.seconds.clear()
+                    run.cpu_seconds.clear()
                     run.mebibytes.clear()
     return runs
 
@@ -118,7 +126,8 @@ def _report(dump: Path, question: str, runs: list[Run]) -> None:
         failed = " (failed)" if run.failed else ""
         sys.stdout.write(
             f"| {dump.name} | {question} | {run.tool}{failed} | {median:.2f} "
-            f"| {median / base:.2f} | {max(run.mebibytes):.0f} |\n"
+            f"| {median / base:.2f} | {statistics.median(run.cpu_seconds):.2f} "
+            f"| {max(run.mebibytes):.0f} |\n"
         )
     sys.stdout.flush()
 
@@ -138,8 +147,8 @@ def main() -> int:
     sys.stdout.write(
         f"{os.cpu_count()} cores, {args.turns} turns, "
         f"{'cold' if args.cold else 'warm'} caches\n\n"
-        "| dump | question | tool | seconds | of drgn-crash | peak MiB |\n"
-        "|---|---|---|---|---|---|\n"
+        "| dump | question | tool | seconds | of drgn-crash | CPU | peak MiB |\n"
+        "|---|---|---|---|---|---|---|\n"
     )
     for dump in args.dump:
         for question in args.question or QUESTIONS:
