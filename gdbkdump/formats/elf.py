@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from gdbkdump.arch.x86_64 import START_KERNEL_MAP, X86_64
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 from gdbkdump.formats.base import Extent, Note, Saving
 from gdbkdump.formats.notes import NT_PRPSINFO, parse_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from gdbkdump.formats.file import DumpBytes
@@ -66,6 +68,7 @@ class ElfDump:
         self.notes: Sequence[Note] = []
         self.extents: Sequence[Extent] = []
         self._sort_headers(table)
+        self._doubtful = self._find_doubtful(table)
         file.seal(min((e.offset for e in self.extents if e.file_size), default=0))
         if file.is_cut and not self.is_incomplete:
             self.is_incomplete = True
@@ -158,6 +161,21 @@ class ElfDump:
                 f" {_mib(sum(e.file_size + e.missing for e in extents))} are missing"
             )
 
+    def _find_doubtful(self, table: list[tuple[int, ...]]) -> set[Extent]:
+        # Bytes of the file that are two places' memory, or headers, are told wrong by
+        # one of the two; memory that is mapped unlike all other is told wrong, too.
+        reserved = [(0, _EHDR.size)]
+        reserved += [(row[2], row[2] + row[5]) for row in table if row[0] == _PT_NOTE]
+        found = set(_overlapping(self.extents, reserved))
+        if self.machine == X86_64.machine:
+            found |= set(_mapped_otherwise(self.extents))
+        if found:
+            self.problems.append(
+                f"{len(found)} of {len(self.extents)} program headers contradict the"
+                " others: what they tell of is not read"
+            )
+        return found
+
     def _read_notes(self, offset: int, size: int) -> list[Note]:
         if size > _MAX_NOTE_BYTES:
             self.problems.append(f"PT_NOTE of {size:#x} bytes is absurd; read in part")
@@ -173,7 +191,8 @@ class ElfDump:
         # bytes in the file are indexed; _reason() looks at the headers again.
         starts: list[int] = []
         runs: list[tuple[int, int]] = []  # (end, file offset minus physical address)
-        for extent in sorted(self.extents, key=lambda e: (e.paddr, -e.file_size)):
+        right = [extent for extent in self.extents if extent not in self._doubtful]
+        for extent in sorted(right, key=lambda e: (e.paddr, -e.file_size)):
             start, end = extent.paddr, extent.paddr + extent.file_size
             if starts:
                 start = max(start, runs[-1][0])
@@ -245,6 +264,8 @@ class ElfDump:
     def _reason(self, paddr: int) -> FaultReason:
         for extent in self.extents:
             if extent.paddr <= paddr < extent.paddr + extent.size:
+                if extent in self._doubtful:
+                    return FaultReason.CORRUPT
                 lost = paddr < extent.paddr + extent.file_size + extent.missing
                 return FaultReason.MISSING if lost else FaultReason.EXCLUDED
         return FaultReason.HOLE
@@ -252,6 +273,38 @@ class ElfDump:
     def close(self) -> None:
         """Give the file back."""
         self._file.close()
+
+
+def _overlapping(
+    extents: Sequence[Extent], reserved: Sequence[tuple[int, int]]
+) -> Iterator[Extent]:
+    # QEMU may tell of the same bytes twice, as the same memory.
+    spans: list[tuple[int, int, int | None, Extent | None]] = [
+        (e.offset, e.offset + e.file_size + e.missing, e.paddr - e.offset, e)
+        for e in extents
+        if e.file_size or e.missing
+    ]
+    spans += [(start, end, None, None) for start, end in reserved]
+    spans.sort(key=lambda span: span[:2])
+    furthest = spans[0]
+    for span in spans[1:]:
+        if span[0] < furthest[1] and span[2] != furthest[2]:
+            yield from (e for e in (span[3], furthest[3]) if e is not None)
+        if span[1] > furthest[1]:
+            furthest = span
+
+
+def _mapped_otherwise(extents: Sequence[Extent]) -> Iterator[Extent]:
+    # All but the kernel image is in the direct map, hence at one distance.
+    direct = [
+        (e.vaddr - e.paddr, e)
+        for e in extents
+        if e.vaddr is not None and e.vaddr < START_KERNEL_MAP
+    ]
+    if len(direct) > 2:
+        usual, count = Counter(delta for delta, _ in direct).most_common(1)[0]
+        if count * 2 > len(direct):
+            yield from (extent for delta, extent in direct if delta != usual)
 
 
 def _is_kcore(notes: Sequence[Note]) -> bool:

@@ -190,6 +190,36 @@ def test_a_page_of_another_length_is_damaged(opened):
     assert dump.read_phys(4 * PAGE, PAGE) == page(4)
 
 
+@pytest.mark.parametrize("ranges", [None, (0, 6)])
+def test_a_bit_too_many_or_too_few_is_noticed(opened, ranges):
+    # Each page behind it would be taken for another.
+    whole = KdumpFile(PAGES, excluded=[7], split=ranges).build()
+    second = 4 * PAGE
+    for pfn in (0, 2, 6, 7, 40, 63):
+        data = bytearray(whole)
+        data[second + pfn // 8] ^= 1 << pfn % 8
+        file = KdumpFile({})
+        file.build = lambda data=data: bytes(data)
+        with pytest.raises(FormatError, match="bitmaps and descriptors contradict"):
+            opened(file)
+
+
+def test_pages_that_begin_at_a_block(opened):
+    # Nobody says that they follow the descriptors at once.
+    file = KdumpFile(PAGES)
+    data = file.build()
+    table = 5 * PAGE
+    start = table + 24 * len(PAGES)
+    moved = bytearray(data[:start].ljust(table + PAGE, b"\0") + data[start:])
+    for i in range(len(PAGES)):
+        (at,) = struct.unpack_from("<Q", moved, table + 24 * i)
+        struct.pack_into("<Q", moved, table + 24 * i, at - start + table + PAGE)
+    file.build = lambda: bytes(moved)
+    dump = opened(file)
+    for pfn, page in PAGES.items():
+        assert dump.read_phys(pfn * PAGE, PAGE) == page
+
+
 def test_descriptors_that_were_never_written(opened):
     # makedumpfile was killed: no flag in the header, no data behind the last page.
     file = KdumpFile(PAGES, descriptors={3: (0, 0, 0), 4: (0, 0, 0)})

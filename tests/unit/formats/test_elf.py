@@ -279,3 +279,64 @@ def test_cores_of_xen_guests_are_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(FormatError, match="sections only, as Xen's dump-core"):
         open_dump(path)
+
+
+def three(**changes):
+    """Return a core of three runs of the direct map, and their contents."""
+    contents = {0x1000 * (i * 16 + 1): pattern(20 + i, 8192) for i in range(3)}
+    segments = [
+        Segment(at, data, vaddr=0xFFFF888000000000 + at)
+        for at, data in contents.items()
+    ]
+    return segments, contents
+
+
+def check_only_one_is_lost(dump, contents, lost):
+    assert "program headers contradict the others" in dump.problems[0]
+    for at, data in contents.items():
+        if at in lost:
+            assert reason(dump, at)[0] in (FaultReason.CORRUPT, FaultReason.HOLE)
+        else:
+            assert dump.read_phys(at, 8192) == data
+
+
+@pytest.mark.parametrize("shift", [-8192, -100, 5000, 8192])
+def test_an_offset_that_leads_into_another_run(opened, shift):
+    # Which of the two is right nothing tells.
+    segments, contents = three()
+    segments[1].offset = len(ElfCore(segments).build()) - 2 * 8192 + shift
+    dump = opened(ElfCore(segments))
+    where = list(contents)
+    others = where[1:] if shift > 0 else where[:2]
+    check_only_one_is_lost(dump, contents, others)
+
+
+def test_an_offset_that_leads_into_the_headers(opened):
+    segments, contents = three()
+    vaddr = 0xFFFF888000100000
+    segments.append(Segment(0x100000, b"", vaddr, size=40, file_size=40, offset=32))
+    dump = opened(ElfCore(segments))
+    check_only_one_is_lost(dump, contents, [])
+    assert reason(dump, 0x100000) == (FaultReason.CORRUPT, 0x100000)
+
+
+@pytest.mark.parametrize("name", ["paddr", "vaddr"])
+def test_a_run_that_is_mapped_unlike_the_others(opened, name):
+    segments, contents = three()
+    setattr(segments[1], name, getattr(segments[1], name) + 0x3000)
+    dump = opened(ElfCore(segments))
+    check_only_one_is_lost(dump, contents, [list(contents)[1]])
+    # Where it claims to be now, there is nothing either.
+    assert reason(dump, segments[1].paddr)[0] is FaultReason.CORRUPT
+
+
+def test_the_image_and_memory_told_of_twice_are_no_contradiction(opened):
+    segments, contents = three()
+    image = Segment(0x11000, list(contents.values())[1], vaddr=0xFFFFFFFF81000000)
+    again = Segment(0x1000, b"", vaddr=0xFFFF888000001000, size=8192, file_size=8192)
+    core = ElfCore([*segments, image, again])
+    again.offset = len(core.build()) - 4 * 8192
+    dump = opened(core)
+    assert dump.problems == []
+    for at, data in contents.items():
+        assert dump.read_phys(at, 8192) == data
