@@ -29,6 +29,8 @@ from gdbkdump.target.userfiles import (
     library_files,
     path_below,
     program_file,
+    program_shift,
+    unwind_file,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.sched import Task
     from gdbkdump.session import Session
     from gdbkdump.target.usercore import UserProcess
+
+
+_DEBUG = ".debug"
 
 
 class Processes:
@@ -98,7 +103,12 @@ class Processes:
         inferior = _add_inferior()
         try:
             select(inferior)
-            _load(program, placed.root, core, folder)
+            if program:
+                _load_program(program, user, folder)
+            load_core(core, str(placed.root))
+            for number, (path, shift) in enumerate(placed.without_code):
+                frames = folder / f"frames-{number}"
+                placed.problems += _load_unwinding(path, shift, user, frames)
         except gdb.error as error:
             _give_up(inferior, before, self._kernel)
             raise FormatError(f"gdb cannot open the process: {error}") from None
@@ -114,23 +124,35 @@ class Processes:
         kernel, dump = self._session.kernel, self._session.dump
         program = program_file(kernel, dump, user.process)
         path = placed.place(program) if program else None
+        if path and _is_debug(path):
+            shift = program_shift(kernel, user.process, path)
+            placed.without_code.append((path, shift))
         try:
             libraries = library_files(kernel, dump, user.process, user.image)
         except KdumpError as error:
             placed.problems.append(f"its shared libraries are not known: {error}")
             return path
         for library in libraries:
-            placed.nr_libraries += placed.place(library) is not None
+            found = placed.place(library)
+            placed.nr_libraries += found is not None
+            if found and _is_debug(found):
+                placed.without_code.append((found, library.shift))
         return path
 
     def candidates(self, wanted: UserFile) -> Iterator[Path]:
         """Yield where a file of that build may be on this machine."""
-        digits = wanted.build_id
-        if digits is None:
-            return
+        if wanted.build_id is not None:
+            yield from self._by_build_id(wanted.build_id, "")
+            yield Path(os.fsdecode(wanted.path))
+
+    def debug_files(self, wanted: UserFile) -> Iterator[Path]:
+        """Yield where debug information of a file of that build may be."""
+        if wanted.build_id is not None:
+            yield from self._by_build_id(wanted.build_id, _DEBUG)
+
+    def _by_build_id(self, digits: str, suffix: str) -> Iterator[Path]:
         for root in self._debugger.settings.debug_dirs:
-            yield root / ".build-id" / digits[:2] / digits[2:]
-        yield Path(os.fsdecode(wanted.path))
+            yield root / ".build-id" / digits[:2] / f"{digits[2:]}{suffix}"
 
     def copy(self, wanted: UserFile) -> Path:
         """Return a copy of a file out of the page cache, each is made once.
@@ -153,6 +175,8 @@ class _Placer:
         self.root = root
         self.nr_libraries = 0
         self.problems: list[str] = []
+        # Files with debug information alone, and by how much what they are of moved.
+        self.without_code: list[tuple[Path, int]] = []
         self._processes = processes
         self._sysroot = sysroot
 
@@ -177,7 +201,14 @@ class _Placer:
         for candidate in self._processes.candidates(wanted):
             if file_build_id(candidate) == wanted.build_id:
                 return candidate.absolute()
-        return self._processes.copy(wanted)
+        try:
+            return self._processes.copy(wanted)
+        except KdumpError:
+            # Its symbols without its code, which is in the dump as far as it was used.
+            for candidate in self._processes.debug_files(wanted):
+                if file_build_id(candidate) == wanted.build_id:
+                    return candidate.absolute()
+            raise
 
     def _in_sysroot(self, wanted: UserFile) -> Path | None:
         if self._sysroot is None:
@@ -210,12 +241,31 @@ def _add_inferior() -> gdb.Inferior:
     return next(each for each in gdb.inferiors() if each.num not in known)
 
 
-def _load(program: Path | None, root: Path, core: Path, folder: Path) -> None:
-    # The program first: from where it says it begins gdb learns how it was moved.
-    if program:
-        path = plain_path(program, folder / "program")
+def _is_debug(path: Path) -> bool:
+    return path.resolve().suffix == _DEBUG
+
+
+def _load_unwinding(
+    debug: Path, shift: int, user: UserProcess, target: Path
+) -> list[str]:
+    # Without it a backtrace ends in the first function that has no frame pointer.
+    try:
+        target.write_bytes(unwind_file(user.image, debug, shift))
+        gdb.execute(f"add-symbol-file {target} -o 0", to_string=True)
+    except (KdumpError, OSError, gdb.error) as error:
+        return [f"gdb cannot unwind what {debug.name} is of: {error}"]
+    return []
+
+
+def _load_program(program: Path, user: UserProcess, folder: Path) -> None:
+    # Before the core: from where it says it begins gdb learns how a program was moved.
+    # Not so of one with debug information alone, whose headers are not the program's.
+    path = plain_path(program, folder / "program")
+    if _is_debug(program):
+        shift = program_shift(user.kernel, user.process, program)
+        gdb.execute(f"symbol-file {path} -o {shift:#x}", to_string=True)
+    else:
         gdb.execute(f"file {path}", to_string=True)
-    load_core(core, str(root))
 
 
 def _give_up(

@@ -17,6 +17,7 @@ from gdbkdump.errors import CorruptError, KdumpError
 from gdbkdump.formats.notes import parse_notes
 from gdbkdump.kernel.pagecache import cached_file
 from gdbkdump.kernel.process import auxv, executable, executable_path
+from gdbkdump.target.elffile import ALLOC, PROGBITS, Section, elf_file
 from gdbkdump.target.viewcore import open_private
 
 if TYPE_CHECKING:
@@ -33,15 +34,17 @@ if TYPE_CHECKING:
 _PAGE = 4096
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
 _WORDS2 = struct.Struct("<QQ")
 _LINK_MAP = struct.Struct("<5Q")
 _PT_DYNAMIC, _PT_NOTE, _PT_PHDR = 2, 4, 6
 _DT_NULL, _DT_DEBUG = 0, 21
-_AT_PHDR, _AT_PHENT, _AT_PHNUM = 3, 4, 5
+_AT_PHDR, _AT_PHENT, _AT_PHNUM, _AT_ENTRY = 3, 4, 5, 9
 _NT_GNU_BUILD_ID = 3
 # No program has more; each bounds a damaged one.
 _MAX_PHDRS, _MAX_DYNAMIC, _MAX_OBJECTS, _MAX_NOTES = 256, 1024, 65536, 1 << 16
 _MAX_PATH = 4096
+_MAX_EH_FRAME = 256 << 20
 # Of a file that is copied out of the page cache.
 _MAX_FILE = 4 << 30
 
@@ -54,12 +57,14 @@ class UserFile:
     :param path: where it was, as /proc/PID/maps shows it
     :param file: ``struct file *``
     :param build_id: in hex; None where it has none or its start is not in the dump
+    :param shift: by how much a library was moved
     """
 
     name: bytes
     path: bytes
     file: int
     build_id: str | None
+    shift: int = 0
 
 
 def program_file(kernel: Kernel, dump: DumpFile, process: Process) -> UserFile | None:
@@ -70,6 +75,21 @@ def program_file(kernel: Kernel, dump: DumpFile, process: Process) -> UserFile |
     return _user_file(kernel, dump, path, path, executable(kernel, process))
 
 
+def program_shift(kernel: Kernel, process: Process, path: Path) -> int:
+    """Return by how much the program of a process was moved.
+
+    :param path: a file with its headers
+    :raise CorruptError: neither the file nor the process says where it begins
+    """
+    with open(path, "rb") as file:
+        head = file.read(_EHDR.size)
+    entry = _auxv(kernel, process).get(_AT_ENTRY)
+    if len(head) < _EHDR.size or entry is None:
+        raise CorruptError(f"where {path} was loaded is not known")
+    shift: int = entry - _EHDR.unpack(head)[4]
+    return shift
+
+
 def library_files(
     kernel: Kernel, dump: DumpFile, process: Process, image: UserImage
 ) -> list[UserFile]:
@@ -78,11 +98,11 @@ def library_files(
     :raise KdumpError: the linker's list is not in the dump, or damaged
     """
     found = []
-    for name, dynamic in _link_maps(image, _auxv(kernel, process)):
+    for name, dynamic, shift in _link_maps(image, _auxv(kernel, process)):
         mapping = image.find(dynamic)
         if mapping is not None and mapping.vma.file and name.startswith(b"/"):
             file, path = mapping.vma.file, mapping.name
-            found.append(_user_file(kernel, dump, name, path, file))
+            found.append(_user_file(kernel, dump, name, path, file, shift))
     return found
 
 
@@ -90,16 +110,20 @@ def _auxv(kernel: Kernel, process: Process) -> dict[int, int]:
     return dict(_WORDS2.iter_unpack(auxv(kernel, process)))
 
 
-def _link_maps(image: UserImage, vector: dict[int, int]) -> Iterator[tuple[bytes, int]]:
-    # Name and address of the dynamic section of each; the program itself has no name.
+def _link_maps(
+    image: UserImage, vector: dict[int, int]
+) -> Iterator[tuple[bytes, int, int]]:
+    # Name, address of the dynamic section, shift of each; the program has no name.
     node = _first_link_map(image, vector)
     seen: set[int] = set()
     while node:
         if node in seen or len(seen) == _MAX_OBJECTS:
             raise CorruptError(f"the dynamic linker's list loops at {node:#x}")
         seen.add(node)
-        _, name, dynamic, node, _ = _LINK_MAP.unpack(image.read(node, _LINK_MAP.size))
-        yield _c_string(image, name), dynamic
+        shift, name, dynamic, node, _ = _LINK_MAP.unpack(
+            image.read(node, _LINK_MAP.size)
+        )
+        yield _c_string(image, name), dynamic, shift
 
 
 def _first_link_map(image: UserImage, vector: dict[int, int]) -> int:
@@ -133,13 +157,13 @@ def _c_string(image: UserImage, address: int) -> bytes:
 
 
 def _user_file(
-    kernel: Kernel, dump: DumpFile, name: bytes, path: bytes, file: int
+    kernel: Kernel, dump: DumpFile, name: bytes, path: bytes, file: int, shift: int = 0
 ) -> UserFile:
     try:
         build_id = read_build_id(_CachedBytes(kernel, dump, file).read)
     except KdumpError:
         build_id = None
-    return UserFile(name, path, file, build_id)
+    return UserFile(name, path, file, build_id, shift)
 
 
 def copy_file(kernel: Kernel, dump: DumpFile, file: int, target: Path) -> None:
@@ -178,6 +202,41 @@ class _CachedBytes:
             raise CorruptError(f"page {first} of the file is not in the page cache")
         start = offset % _PAGE
         return b"".join(pieces)[start : start + size]
+
+
+def unwind_file(image: UserImage, debug: Path, shift: int) -> bytes:
+    """Return an ELF file with the rules for unwinding a program or library.
+
+    A file with debug information alone says where they are, the process has them.
+
+    :param debug: that file
+    :param shift: by how much the program or library was moved
+    :raise KdumpError: they are not in the dump, or it does not say where
+    """
+    address, size = _find_eh_frame(debug)
+    if not 0 < size <= _MAX_EH_FRAME:
+        raise CorruptError(f"{debug}: an .eh_frame of {size} bytes")
+    address = (address + shift) & 0xFFFFFFFFFFFFFFFF
+    data = image.read(address, size)
+    return elf_file([Section(".eh_frame", PROGBITS, data, ALLOC, address, align=8)])
+
+
+def _find_eh_frame(path: Path) -> tuple[int, int]:
+    with open(path, "rb") as file:
+        fd = file.fileno()
+        head = os.pread(fd, _EHDR.size, 0)
+        if len(head) < _EHDR.size:
+            raise CorruptError(f"{path} is cut")
+        *_, shoff, _, _, _, _, shentsize, count, index = _EHDR.unpack(head)
+        table = os.pread(fd, count * shentsize, shoff) if shoff >> 63 == 0 else b""
+        if shentsize != _SHDR.size or len(table) != count * shentsize or index >= count:
+            raise CorruptError(f"{path} has no section headers")
+        sections = list(_SHDR.iter_unpack(table))
+        names = os.pread(fd, min(sections[index][5], _MAX_NOTES), sections[index][4])
+    for name, _, _, address, _, size, *_ in sections:
+        if names[name : name + 10] == b".eh_frame\0":
+            return address, size
+    raise CorruptError(f"{path} has no .eh_frame")
 
 
 def path_below(root: Path, name: bytes) -> Path:

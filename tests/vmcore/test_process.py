@@ -345,3 +345,78 @@ def test_an_ide_sees_its_threads_and_the_kernels(process_dir):
     (again,) = [thread for thread in new if thread["name"] == "us-float"]
     assert "start_thread" in functions(again)
     client.kill()
+
+
+@pytest.fixture(scope="module")
+def without_last_pages(process_dir, tmp_path_factory):
+    """A copy of the dump whose page cache lacks the last page of two files."""
+    if process_dir.name != "process-6.1":
+        pytest.skip("what is damaged is a page cache without large folios")
+    path = tmp_path_factory.mktemp("copy") / "vmcore"
+    subprocess.run(["cp", "--sparse=always", process_dir / "vmcore", path], check=True)
+    session = open_session(path)
+    user = open_process(session, "us-main")
+    library = library_files(user.kernel, session.dump, user.process, user.image)[0]
+    program = program_file(user.kernel, session.dump, user.process)
+    with path.open("r+b") as file:
+        for each in (program, library):
+            file.seek(offset_of_last_slot(session, each.file))
+            file.write(bytes(8))
+    session.close()
+    yield path
+    path.unlink()
+
+
+def offset_of_last_slot(session, file):
+    """Return where in the dump the page cache has the last page of a small file."""
+    kernel = session.kernel
+    mapping = kernel.object("file", file)["f_mapping"]
+    head = mapping["i_pages.xa_head"]
+    index = (mapping["host"]["i_size"] - 1) // PAGE
+    assert head & 3 == 2 and 0 < index < 64
+    slots = kernel.struct("xa_node").offset("slots")
+    paddr = kernel.memory.translate(head - 2 + slots + 8 * index)
+    return session.dump.file_range(paddr)[0]
+
+
+def test_debug_information_of_what_the_page_cache_lacks(
+    process_dir, without_last_pages, opened, user, gdb, tmp_path
+):
+    files = (
+        program_file(user.kernel, opened.dump, user.process),
+        *library_files(user.kernel, opened.dump, user.process, user.image),
+    )
+    for number, each in enumerate(files[:2]):
+        whole = tmp_path / f"file{number}"
+        copy_file(user.kernel, opened.dump, each.file, whole)
+        digits = each.build_id
+        debug = tmp_path / ".build-id" / digits[:2] / f"{digits[2:]}.debug"
+        debug.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["objcopy", "--only-keep-debug", whole, debug], check=True)
+    folder = {"GDBKDUMP_DEBUG_DIR": str(tmp_path)}
+    words = gdb | {"environment": gdb.get("environment", {}) | folder}
+    output = run_gdb(
+        process_dir / "vmlinux", without_last_pages, "kuser us-main", "bt", "x/i main",
+        "p library_counter", **words,
+    )  # fmt: skip
+    # Names and lines from there, code and rules to unwind with from the dump.
+    assert len(re.findall(r"^#.* library_descend \(level=", output, re.M)) == 6
+    assert re.search(r"^#7 .* main \(.*program\.c:\d+$", output, re.M)
+    assert re.search(r"<main>:\s+\w+", output)
+    assert output.rstrip().endswith("= 4712")
+
+
+def test_files_that_cannot_be_had(process_dir, without_last_pages):
+    output = run_gdb(
+        process_dir / "vmlinux", without_last_pages, "kuser us-main", "bt 1",
+        "info sharedlibrary",
+    )  # fmt: skip
+    for name in ("program", r"liblibrary\.so"):
+        assert re.search(
+            rf"note: gdb has no symbols of /bin/{name}: page \d+ of the file is not in"
+            " the page cache",
+            output,
+        )
+    # The C library is another file, and whole.
+    assert re.search(r"^#0 .*pause", output, re.M)
+    assert re.search(r"^\s+No\s+.*liblibrary\.so$", output, re.M)

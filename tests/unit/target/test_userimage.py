@@ -17,6 +17,7 @@ from gdbkdump.kernel.usermemory import Piece, Where
 from gdbkdump.kernel.userregs import UserRegisters
 from gdbkdump.kernel.vma import Vma
 from gdbkdump.target import usercore, userfiles, userimage
+from gdbkdump.target.elffile import NOBITS, Section, elf_file
 from gdbkdump.target.usercore import ProcessCore, UserProcess, UserThread
 
 PAGE = 4096
@@ -222,16 +223,16 @@ def linked():
     for number, name in enumerate(names):
         at = MAP + 0x100 * number
         after = at + 0x100 if number < 2 else 0
-        memory.put(at, 0, at + 0x80, 0x1000 * number, after, 0)
+        memory.put(at, 0x700 + number, at + 0x80, 0x1000 * number, after, 0)
         memory.data[at + 0x80 : at + 0x80 + len(name)] = name
     return memory, {3: PROGRAM + 64, 4: 56, 5: 2}
 
 
 def test_the_linkers_list(linked):
     assert list(userfiles._link_maps(*linked)) == [
-        (b"", 0),
-        (b"/lib/one.so", 0x1000),
-        (b"/lib/two.so", 0x2000),
+        (b"", 0, 0x700),
+        (b"/lib/one.so", 0x1000, 0x701),
+        (b"/lib/two.so", 0x2000, 0x702),
     ]
 
 
@@ -304,3 +305,25 @@ def test_a_32_bit_program_is_refused(monkeypatch):
     arch = SimpleNamespace(is_compat=lambda registers: registers["cs"] == 0x23)
     with pytest.raises(CommandError, match="process 7 is a 32-bit program"):
         usercore.open_process(SimpleNamespace(arch=arch), None, task)
+
+
+def test_files_that_do_not_say_where_their_eh_frame_is(tmp_path):
+    memory = Memory()
+    for data in (b"", b"\x7fELF" + bytes(60), b"\xff" * 4096, bytes(4096)):
+        path = tmp_path / "debug"
+        path.write_bytes(data)
+        with pytest.raises(CorruptError):
+            userfiles.unwind_file(memory, path, 0)
+
+
+def test_an_eh_frame_out_of_the_process(tmp_path):
+    path = tmp_path / "debug"
+    path.write_bytes(elf_file([Section(".eh_frame", NOBITS, b"", 2, 0x2000, size=8)]))
+    memory = Memory()
+    memory.put(0x12000, 0x1122334455667788)
+    elf = ELFFile(io.BytesIO(userfiles.unwind_file(memory, path, 0x10000)))
+    section = elf.get_section_by_name(".eh_frame")
+    assert section["sh_addr"] == 0x12000
+    assert section.data() == bytes.fromhex("8877665544332211")
+    with pytest.raises(FaultError):
+        userfiles.unwind_file(memory, path, 0xDEAD0000)
