@@ -41,6 +41,11 @@ _WHILE_OPENING = (
 _FOR_GOOD = (("new_thread", "_new_thread"), ("thread_exited", "_thread_exited"))
 
 
+# More than a screen has, and than a function is long: bounds what is read for it.
+_MAX_INSTRUCTIONS = 1 << 12
+_MAX_FUNCTION = 1 << 16
+
+
 class _Server(NamedTuple):
     # What is used of gdb.dap; none of it is documented.
     commands: dict[str, Callable[..., object]]
@@ -69,6 +74,7 @@ def teach(debugger: Debugger, open_dump: Open) -> None:
     debugger.while_opening = _Silence(server.events).while_opening
     for name in ("attach", "launch"):
         server.commands[name] = _opening_request(name, server, debugger, open_dump)
+    server.commands["disassemble"] = _disassemble(server, debugger)
     _show_unreadable(server.variables, server.printing)
     _show_anonymous(server.printing.NoOpStructPrinter)
     _show_globals(server.global_variables, debugger)
@@ -90,7 +96,7 @@ def _find_server() -> _Server:
         importlib.import_module("gdb.printing"),
     )
     # All that is replaced or called has to be there before anything is.
-    for name in ("attach", "launch"):
+    for name in ("attach", "launch", "disassemble"):
         found.commands[name]
     for owner, name in (
         (found.events, "_on_stop"),
@@ -181,6 +187,64 @@ class _Silence:
                 registry.connect(handler)
             # It may have taken a core on the command line for a process that runs.
             self._events.inferior_running = False
+
+
+def _disassemble(server: _Server, debugger: Debugger) -> Callable[..., object]:
+    # Clients ask for what is before an address too; gdb gives what is behind it.
+    stock = server.commands["disassemble"]
+
+    def request(**arguments: Any) -> object:
+        wanted = -arguments.get("instructionOffset", 0)
+        if not debugger.is_open or not 0 < wanted <= _MAX_INSTRUCTIONS:
+            return stock(**arguments)
+        address = int(arguments["memoryReference"], 0) + arguments.get("offset", 0)
+        found: Any = server.run_in_gdb(
+            lambda: _instructions_before(debugger, address, wanted)
+        )
+        missing = wanted - len(found)
+        first = found[0] if found else address
+        # The protocol wants as many as it asked for.
+        body: Any = {
+            "instructions": [
+                {
+                    "address": hex(first - missing + i),
+                    "instruction": "(unknown)",
+                    "presentationHint": "invalid",
+                }
+                for i in range(min(missing, arguments["instructionCount"]))
+            ]
+        }
+        count = arguments["instructionCount"] - missing
+        if count > 0:
+            rest: Any = stock(
+                memoryReference=hex(first), instructionCount=count, instructionOffset=0
+            )
+            body["instructions"] += rest["instructions"]
+        return body
+
+    return request
+
+
+def _instructions_before(debugger: Debugger, address: int, wanted: int) -> list[int]:
+    # Where the last instructions before an address begin. They differ in length, so
+    # each function is read from its start.
+    debuginfo = debugger.session().kernel.debuginfo
+    arch = gdb.selected_inferior().architecture()
+    found: list[int] = []
+    while len(found) < wanted:
+        symbol = debuginfo.symbol_at(address - 1)
+        if symbol is None or not 0 <= symbol.offset < _MAX_FUNCTION:
+            break
+        start = address - 1 - symbol.offset
+        try:
+            lines = arch.disassemble(start, address - 1)
+        except gdb.error:
+            break
+        if not lines or lines[-1]["addr"] + lines[-1]["length"] != address:
+            break
+        found = [line["addr"] for line in lines] + found
+        address = start
+    return found[-wanted:]
 
 
 def _show_unreadable(variables: Any, printing: Any) -> None:

@@ -257,6 +257,27 @@ def test_memory_and_code(client, session, truth):
     assert code == kernel.reader.read(start, len(code))
 
 
+def test_code_before_an_address(client, session):
+    # As VS Code asks for it; its view of a frame begins 50 instructions above.
+    start = session.kernel.symbol("panic")
+    ask = {"memoryReference": hex(start), "instructionCount": 40}
+    forward = client.request("disassemble", **ask)["instructions"]
+    ask |= {"memoryReference": forward[30]["address"], "instructionOffset": -30}
+    around = client.request("disassemble", **ask)["instructions"]
+    assert around == forward
+    # On into the function before; then into what is no code of the kernel.
+    ask |= {"memoryReference": hex(start), "instructionCount": 20}
+    before = client.request("disassemble", **ask | {"instructionOffset": -20})
+    lines = before["instructions"]
+    ends = [int(x["address"], 16) + len(x["instructionBytes"]) // 2 for x in lines]
+    assert [int(x["address"], 16) for x in lines[1:]] + [start] == ends
+    text = session.kernel.symbol("_stext")
+    ask |= {"memoryReference": hex(text), "instructionOffset": -3000}
+    lines = client.request("disassemble", **ask)["instructions"]
+    assert len(lines) == 20
+    assert {x["presentationHint"] for x in lines} == {"invalid"}
+
+
 def test_modules(client, dump_dir):
     paths = [m.get("path") for m in client.request("modules")["modules"]]
     assert str((dump_dir / "vmlinux").resolve()) in paths
