@@ -46,8 +46,15 @@ class Run:
     failed: bool = False
 
 
+def _files(dump: Path) -> tuple[Path, Path]:
+    """Return vmcore and vmlinux; variants lie below the directory of their dump."""
+    vmcore = dump / "vmcore" if dump.is_dir() else dump
+    found = (folder / "vmlinux" for folder in vmcore.absolute().parents)
+    return vmcore, next(path for path in found if path.exists())
+
+
 def _tools(dump: Path, question: str, crash: str | None, drgn: str | None) -> list[Run]:
-    vmcore, vmlinux = str(dump / "vmcore"), str(dump / "vmlinux")
+    vmcore, vmlinux = map(str, _files(dump))
     program = ["/usr/bin/python3", "-m", "gdbkdump"]
     runs = [
         Run(
@@ -106,7 +113,7 @@ def _answer(dump: Path, question: str, args: argparse.Namespace) -> list[Run]:
         for turn in range(args.turns + (0 if args.cold else 1)):
             for run in runs:
                 if args.cold:
-                    _drop(dump / "vmcore", dump / "vmlinux")
+                    _drop(*_files(dump))
                     environment["XDG_CACHE_HOME"] = tempfile.mkdtemp(dir=empty)
                 _measure(run, environment)
             if turn == 0 and not args.cold:
@@ -135,7 +142,9 @@ def _report(dump: Path, question: str, runs: list[Run]) -> None:
 def main() -> int:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dump", type=Path, nargs="+", help="directory of a dump")
+    parser.add_argument(
+        "dump", type=Path, nargs="+", help="directory of a dump, or a file"
+    )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument(
