@@ -148,17 +148,31 @@ def _define_hook(command: str, line: str) -> None:
 
 
 def _watch(pid: int) -> None:
-    def report(event: object) -> None:
-        try:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            return  # it was told; this is the connection of a process (kuser)
-        code = os.waitstatus_to_exitcode(status) if ended else 0
-        if code:
+    connection = gdb.selected_inferior().connection
+
+    def report(event: gdb.ConnectionEvent) -> None:
+        if event.connection != connection:
+            return
+        gdb.events.connection_removed.disconnect(report)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended:
+            # It was gdb that left, so the server is about to end.
+            _forget_at_prompt(pid)
+        elif code := os.waitstatus_to_exitcode(status):
             why = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
             console.write_error(
-                f"gdb's server of the dump {why}: start gdb again for its own commands"
-                " (the k-commands do not need it)"
+                f"gdb's server of the dump {why}: for gdb's own commands open the dump"
+                " again with kopen (the k-commands do not need it)"
             )
 
     gdb.events.connection_removed.connect(report)
+
+
+def _forget_at_prompt(pid: int) -> None:
+    # Not by gdb.post_event(): gdb 13 dies of one that is left when it quits.
+    def forget(event: object = None) -> None:
+        gdb.events.before_prompt.disconnect(forget)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+    gdb.events.before_prompt.connect(forget)

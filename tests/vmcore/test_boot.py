@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gdb
 import pytest
 
+from gdbkdump.debugger import view
 from gdbkdump.debugger.debuginfo import GdbDebugInfo
 from gdbkdump.errors import FaultError
 from gdbkdump.kernel.initmem import freed_init_memory
@@ -355,6 +356,16 @@ def test_dwarf_types_serve_where_a_kernel_has_no_btf(session: Session) -> None:
         assert {n: (m.bit_offset, m.bit_size) for n, m in found.flat().items()} == {
             n: (m.bit_offset, m.bit_size) for n, m in expected.flat().items()
         }
+
+
+def test_more_pieces_than_gdb_searches_well_go_through_the_server(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(view._core_ranges(session, "auto")) > 100
+    monkeypatch.setattr(view, "MAX_RANGES", 100)
+    assert view._core_ranges(session, "auto") is None
+    # Unless the user insists.
+    assert len(view._core_ranges(session, "core")) > 100
 
 
 def test_derived_files_are_private(dump_dir: Path) -> None:
