@@ -182,7 +182,7 @@ def _open(debugger: Debugger, vmcores: Sequence[Path], given: Path | None) -> Se
     _select_task(debugger, session)
     modules = ModuleLoader(session, folder, lambda: debugger.settings.debug_dirs)
     symbols = ModuleSymbolFile(session, folder)
-    load_module = symbols.beside(frames.behind(modules.load))
+    load_module = symbols.behind(frames.behind(modules.load))
     session.load_module = debugger.for_kernel(load_module)
     session.open_process = Processes(debugger, session, folder).open
     if vmlinux:

@@ -93,7 +93,7 @@ def _command(session: Session, path: Path, offset: int) -> str:
 
 
 class ModuleSymbolFile:
-    """The symbol file of the modules, without those whose debug files gdb has.
+    """The symbol file of the modules.
 
     :param folder: private, for what is not to be kept
     """
@@ -103,15 +103,12 @@ class ModuleSymbolFile:
         self._session = session
         self._folder = folder
         self._path: Path | None = None
-        self._number = 0
 
     def load(self) -> None:
         """Give gdb symbols and types of the modules."""
         session = self._session
         try:
-            known = ModuleSymbols(
-                session.kernel, session.problems, session.module_files
-            )
+            known = ModuleSymbols(session.kernel, session.problems)
             path = self._kept(known) if known else None
             if path:
                 gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
@@ -120,24 +117,26 @@ class ModuleSymbolFile:
         else:
             self._path = path
 
-    def beside(self, load: LoadModule) -> LoadModule:
-        """Return a loader of modules' debug files that have no symbols of ours, too."""
+    def behind(self, load: LoadModule) -> LoadModule:
+        """Return a loader of modules' debug files that lets them win over ours.
 
-        def load_instead(module: Module, dirs: Sequence[Path]) -> None:
+        gdb takes a name from the first file that has it.
+        """
+
+        def load_and_move(module: Module, dirs: Sequence[Path]) -> None:
             load(module, dirs)
-            if self._path:
+            path = self._path
+            if path:
                 with console.quiet():
-                    gdb.execute(f"remove-symbol-file {self._path}", to_string=True)
-                    self._path = None
-                    self.load()
+                    gdb.execute(f"remove-symbol-file {path}", to_string=True)
+                    gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
 
-        return load_instead
+        return load_and_move
 
     def _kept(self, known: ModuleSymbols) -> Path:
         kernel = self._session.kernel
         build_id = dump_identity(kernel).build_id
-        self._number += 1
-        path = self._folder / f"modules-{self._number}"
+        path = self._folder / "modules"
         if build_id:
             cache = BuildCache("modules", MODULES_VERSION)
             try:

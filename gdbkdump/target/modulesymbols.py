@@ -22,7 +22,7 @@ from gdbkdump.target.moduletypes import MergedTypes
 from gdbkdump.target.symbolfile import FUNCTION_LETTERS, SymbolTable, nobits
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Sequence
 
     from gdbkdump.debuginfo.base import ModuleInfo
     from gdbkdump.kernel.base import Kernel
@@ -46,19 +46,14 @@ class ModuleSymbols:
     """What gdb can be told of the modules of a dump.
 
     :param problems: gets a line for each module that is damaged
-    :param leave_out: modules that gdb knows from elsewhere
     """
 
-    def __init__(
-        self, kernel: Kernel, problems: list[str], leave_out: Container[str] = ()
-    ) -> None:
+    def __init__(self, kernel: Kernel, problems: list[str]) -> None:
         """Read the symbols."""
         self._kernel = kernel
         self._problems = problems
         self._modules: list[_Module] = []
         for info in kernel.debuginfo.modules():
-            if info.name in leave_out:
-                continue
             try:
                 self._modules.append(self._read(info))
             except KdumpError as error:

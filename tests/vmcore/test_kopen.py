@@ -253,3 +253,19 @@ def test_the_vmlinux_is_left_alone_if_asked_for(small, dump_dir, session):
         assert "note: no vmlinux is loaded, as asked for: gdb has the dump's" in (
             done.stdout
         )
+
+
+def test_modules_have_names_until_their_debug_files_have_lines(crash_dir, tmp_path):
+    if crash_dir.name != "crash-null-6.1":
+        pytest.skip("that does not depend on the dump: crash-null-6.1 has to do")
+    (tmp_path / "vmcore").symlink_to(crash_dir / "vmcore")
+    done = gdb(
+        tmp_path, crash_dir / "vmlinux", "vmcore", "-x", INIT,
+        *ex("bt 3", "whatis crashme_write", f"kmod -d {crash_dir}/modules -s crashme",
+            "bt 3", "info line crashme_write"),
+    )  # fmt: skip
+    before, _, after = after_banner(done).partition("crashme.ko")
+    assert re.search(r" in crashme_\w+ \(\)\n", before)
+    assert "crashme.c" not in before
+    assert re.search(r" in crashme_\w+ \(.*\)\s+at .*crashme\.c:\d+\n", after)
+    assert re.search(r"^Line \d+ of .*crashme\.c", after, re.M)
