@@ -8,6 +8,7 @@ build, or copies out of the page cache.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,20 +99,16 @@ class Processes:
         folder.mkdir(mode=0o700)
         placed = _Placer(self, folder / "root", sysroot)
         program = self._place_files(user, placed)
-        core = folder / "core"
-        _write_core(core, user, self._session)
+        _write_core(folder / "core", user, self._session)
         inferior = _add_inferior()
-        try:
-            select(inferior)
-            if program:
-                _load_program(program, user, folder)
-            load_core(core, str(placed.root))
-            for number, (path, shift) in enumerate(placed.without_code):
-                frames = folder / f"frames-{number}"
-                placed.problems += _load_unwinding(path, shift, user, frames)
-        except gdb.error as error:
-            _give_up(inferior, before, self._kernel)
-            raise FormatError(f"gdb cannot open the process: {error}") from None
+        # Ctrl-C too leaves things as they were.
+        with contextlib.ExitStack() as undo:
+            undo.callback(_give_up, inferior, before, self._kernel)
+            try:
+                self._load(inferior, user, program, placed, folder)
+            except gdb.error as error:
+                raise FormatError(f"gdb cannot open the process: {error}") from None
+            undo.pop_all()
         names = {each.task.pid: each.task.comm for each in user.threads}
         for thread in inferior.threads():
             thread.name = escape(decode(names.get(thread.ptid[1], b"?")))
@@ -119,6 +116,22 @@ class Processes:
         return inferior, OpenedProcess(
             inferior.num, "", program, placed.nr_libraries, placed.problems
         )
+
+    def _load(
+        self,
+        inferior: gdb.Inferior,
+        user: UserProcess,
+        program: Path | None,
+        placed: _Placer,
+        folder: Path,
+    ) -> None:
+        select(inferior)
+        if program:
+            _load_program(program, user, folder)
+        load_core(folder / "core", str(placed.root))
+        for number, (path, shift) in enumerate(placed.without_code):
+            frames = folder / f"frames-{number}"
+            placed.problems += _load_unwinding(path, shift, user, frames)
 
     def _place_files(self, user: UserProcess, placed: _Placer) -> Path | None:
         kernel, dump = self._session.kernel, self._session.dump
@@ -271,7 +284,10 @@ def _load_program(program: Path, user: UserProcess, folder: Path) -> None:
 def _give_up(
     inferior: gdb.Inferior, before: gdb.InferiorThread | None, kernel: gdb.Inferior
 ) -> None:
-    if before is not None:
+    with contextlib.suppress(gdb.error):
+        select(inferior)
+        gdb.execute("core-file", to_string=True)
+    if before is not None and before.is_valid():
         before.switch()
     else:
         select(kernel)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gdb
 import pytest
 
-from gdbkdump.debugger import console
+from gdbkdump.debugger import console, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,3 +247,26 @@ def test_what_cannot_be_opened(words: str, message: str) -> None:
     with pytest.raises(gdb.error, match=message):
         gdb.execute(f"kuser {words}", to_string=True)
     assert (gdb.selected_thread().ptid, len(gdb.inferiors())) == before
+
+
+def test_an_interrupt_leaves_things_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask("kuser wl-nice")
+    before = gdb.selected_thread().ptid, gdb.selected_inferior().num
+    count = len(gdb.inferiors())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # As late as can be: gdb has the core by then.
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_load_unwinding", interrupted)
+        patch.setattr(processes, "_is_debug", lambda path: True)
+        patch.setattr(processes, "_load_program", lambda *_: None)
+        with pytest.raises((KeyboardInterrupt, gdb.error)):
+            gdb.execute("kuser wl-tcp", to_string=True)
+    assert (gdb.selected_thread().ptid, gdb.selected_inferior().num) == before
+    assert len(gdb.inferiors()) == count
+    ask("kuser wl-tcp")
+    assert "be_tcp_listener" in functions()
