@@ -310,6 +310,22 @@ def test_other_ways_to_name_the_dump(other, session, how):
         client.kill()
 
 
+def test_without_a_vmlinux_names_and_types_are_the_dumps(other, session, tmp_path):
+    (tmp_path / "vmcore").symlink_to(other / "vmcore")
+    client = start()
+    try:
+        client.attach(coreFile=str(tmp_path / "vmcore"))
+        paths = [m.get("path", "") for m in client.request("modules")["modules"]]
+        assert not any(path.endswith("vmlinux") for path in paths)
+        stop = client.wait_for_event("stopped")
+        names = [frame["name"] for frame in frames_of(client, stop["threadId"])]
+        (row,) = rows_of(session, "kbt")
+        assert [base(n) for n in names] == [base(f["symbol"]) for f in row["frames"]]
+        assert evaluate(client, "init_task.comm").startswith('"swapper/0')
+    finally:
+        client.kill()
+
+
 def test_a_failed_attach_says_why(other, tmp_path):
     text = tmp_path / "vmcore"
     text.write_text("no dump\n")
