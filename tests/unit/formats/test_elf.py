@@ -10,7 +10,7 @@ import pytest
 from support.mkdump import EHDR, PHDR, ElfCore, Segment, note
 
 from gdbkdump.errors import FaultError, FaultReason, FormatError
-from gdbkdump.formats import open_dump
+from gdbkdump.formats import is_process_core, open_dump
 
 
 @pytest.fixture
@@ -340,3 +340,18 @@ def test_the_image_and_memory_told_of_twice_are_no_contradiction(opened):
     assert dump.problems == []
     for at, data in contents.items():
         assert dump.read_phys(at, 8192) == data
+
+
+def test_cores_of_processes_are_told_from_dumps(tmp_path):
+    kernel = core().write(tmp_path / "vmcore")
+    assert not is_process_core(kernel)
+    # fs/binfmt_elf.c: no physical addresses; a tool may invent some, but no auxv.
+    process = ElfCore([Segment(0, LOW, vaddr=0x400000)], note(b"CORE", 1, bytes(336)))
+    assert is_process_core(process.write(tmp_path / "core"))
+    notes = core().notes + note(b"CORE", 6, bytes(16))
+    segments = [Segment(0x1000, LOW, vaddr=0x400000)]
+    assert is_process_core(ElfCore(segments, notes).write(tmp_path / "gcore"))
+    for name, data in (("compressed", b"KDUMP   " + bytes(4096)), ("cut", b"\x7fELF")):
+        (tmp_path / name).write_bytes(data)
+        assert not is_process_core(tmp_path / name)
+    assert not is_process_core(tmp_path / "missing")
