@@ -19,7 +19,7 @@ from gdbkdump.target.cache import BuildCache
 from gdbkdump.target.debugframe import DebugFrame
 from gdbkdump.target.framefile import VERSION, dump_frames, kernel_frames
 from gdbkdump.target.tracefile import trace_frames
-from gdbkdump.unwind.orc import open_orc
+from gdbkdump.unwind.tables import open_tables
 from gdbkdump.vmlinux import (
     dump_identity,
     kaslr_offset,
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.module import Module
     from gdbkdump.session import Session
     from gdbkdump.target.threads import KernelThread
-    from gdbkdump.unwind.orc import Orc
+    from gdbkdump.unwind.tables import Tables
     from gdbkdump.vmlinux import Vmlinux
 
     LoadModule = Callable[[Module, Sequence[Path]], None]
 
 
 class FrameFiles:
-    """The frame files of one session; for a kernel without ORC there are none.
+    """The frame files of one session; a kernel that has no tables has none.
 
     :param vmlinux: what gdb has symbols of, or None
     :param folder: private, for what is not to be kept
@@ -60,15 +60,15 @@ class FrameFiles:
         self._session = session
         self._vmlinux = vmlinux
         self._folder = folder
-        self._orc = self._open_orc()
+        self._tables = self._open_tables()
         self._is_kernel_done = False
         self._dump_file: Path | None = None
 
-    def _open_orc(self) -> Orc | None:
+    def _open_tables(self) -> Tables | None:
         try:
-            return open_orc(self._session.kernel)
+            return open_tables(self._session.kernel)
         except (SymbolNotFoundError, TypeNotFoundError):
-            return None  # CONFIG_UNWINDER_FRAME_POINTER, or no types
+            return None  # CONFIG_UNWINDER_GUESS, or no types
         except KdumpError as error:
             self._report(error)
             return None
@@ -82,8 +82,8 @@ class FrameFiles:
         """Load what is to win over the vmlinux, and what its DWARF lacks."""
         self._load_traces()
         vmlinux = self._vmlinux
-        if self._orc and vmlinux and vmlinux.has_debug_info:
-            self._load_kernel(self._orc, "gaps", vmlinux)
+        if self._tables and vmlinux and vmlinux.has_debug_info:
+            self._load_kernel(self._tables, "gaps", vmlinux)
 
     def load_after_symbols(self, threads: Sequence[KernelThread]) -> None:
         """Load what counts only where no other file has rules.
@@ -91,10 +91,10 @@ class FrameFiles:
         DWARF may be in a file that gdb finds by itself, so where the vmlinux has none
         the rules for everything come here.
         """
-        if self._orc and not self._is_kernel_done:
-            self._load_kernel(self._orc, "all", None)
-        if self._orc:
-            self._load_dump(self._orc, threads)
+        if self._tables and not self._is_kernel_done:
+            self._load_kernel(self._tables, "all", None)
+        if self._tables:
+            self._load_dump(self._tables, threads)
 
     def behind(self, load: LoadModule) -> LoadModule:
         """Return a loader of modules' debug files that lets them win over our rules."""
@@ -137,7 +137,9 @@ class FrameFiles:
             return None
         return DebugFrame(read_debug_frame(vmlinux.path)), self._offset() or 0
 
-    def _load_kernel(self, orc: Orc, variant: str, vmlinux: Vmlinux | None) -> None:
+    def _load_kernel(
+        self, tables: Tables, variant: str, vmlinux: Vmlinux | None
+    ) -> None:
         self._is_kernel_done = True
         kernel = self._session.kernel
         offset = self._offset()
@@ -145,11 +147,11 @@ class FrameFiles:
         def make() -> bytes:
             section = read_debug_frame(vmlinux.path) if vmlinux else b""
             frame = DebugFrame(section) if section else None
-            return kernel_frames(kernel, orc, offset or 0, frame)
+            return kernel_frames(kernel, tables, offset or 0, frame)
 
         try:
             # What a damaged dump gives is for no other one.
-            word = f"{variant}-{orc.digest()}"
+            word = f"{variant}-{tables.digest()}"
             _add(self._keep(word, make, is_movable=offset is not None), offset or 0)
         except (KdumpError, OSError, gdb.error) as error:
             self._report(error)
@@ -173,18 +175,18 @@ class FrameFiles:
                 return plain_path(path, self._folder / f"frames-{variant}")
         return self._write(f"frames-{variant}", make())
 
-    def _load_dump(self, orc: Orc, threads: Sequence[KernelThread]) -> None:
+    def _load_dump(self, tables: Tables, threads: Sequence[KernelThread]) -> None:
         kernel = self._session.kernel
         has_dwarf = bool(self._vmlinux and self._vmlinux.has_debug_info)
         try:
-            data = dump_frames(kernel, orc, threads, has_dwarf=has_dwarf)
+            data = dump_frames(kernel, tables, threads, has_dwarf=has_dwarf)
             path = self._write("frames-dump", data)
             _add(path, 0)
         except (KdumpError, OSError, gdb.error) as error:
             self._report(error)
         else:
             self._dump_file = path
-        self._session.problems += orc.problems
+        self._session.problems += tables.problems
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self._folder / name

@@ -278,10 +278,14 @@ def switched_handler_ops(row: Row, sites: Iterable[int]) -> bytes:
     expects the frames that call each other to go up one stack, but for the caller of
     entry code; so nothing else lets it follow both to a lower and to a higher stack.
 
-    :param row: one from SP_INDIRECT; the stack pointer it had is at the new one
+    :param row: one from SP_INDIRECT, where the stack pointer that it had is at the new
+        one, or from a frame pointer
     """
-    # On the stack is the CFA; what the row is about is told by the word below it.
-    real = bytes([_LIT + _WORD, _MINUS, _DEREF]) + _plus(row.sp_offset)
+    if row.sp_base is Base.BP:
+        real = _breg(RBP, row.sp_offset)
+    else:
+        # On the stack is the CFA; what the row is about is told by the word below it.
+        real = bytes([_LIT + _WORD, _MINUS, _DEREF]) + _plus(row.sp_offset)
     ops = bytes([_DEF_CFA, RSP, _WORD])
     ops += bytes([_VAL_EXPRESSION, RSP]) + _block(real)
     ops += bytes([_VAL_EXPRESSION, RIP]) + _block(real + _return_address(sites))

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from gdbkdump.target.cfi import Rule
     from gdbkdump.target.debugframe import DebugFrame, KernelFde
     from gdbkdump.target.threads import KernelThread
-    from gdbkdump.unwind.orc import Orc, Row
+    from gdbkdump.unwind.orc import Row
+    from gdbkdump.unwind.tables import Tables
 
     Rows = Sequence[tuple[int, int, Row]]
 
@@ -81,7 +82,7 @@ _USER_END = 1 << 56
 
 
 def kernel_frames(
-    kernel: Kernel, orc: Orc, offset: int, debug_frame: DebugFrame | None
+    kernel: Kernel, tables: Tables, offset: int, debug_frame: DebugFrame | None
 ) -> bytes:
     """Return the frame file of a kernel build, at link addresses.
 
@@ -89,16 +90,16 @@ def kernel_frames(
     :param debug_frame: of the vmlinux, None to do without one
     :raise KdumpError: the table or the text is damaged or cannot be read
     """
-    rows = list(orc.kernel_rows())
+    rows = list(tables.kernel_rows(has_dwarf=debug_frame is not None))
     # The file may be kept for other dumps, so all of it must be right.
     if any(start > end for start, end, _ in rows):
         raise CorruptError("ORC: the table of the kernel is not sorted")
-    maker = _Maker(kernel, rows, offset, debug_frame)
+    maker = _Maker(kernel, rows, tables.switches(rows), offset, debug_frame)
     return frame_file(section(maker.fdes(), offset))
 
 
 def dump_frames(
-    kernel: Kernel, orc: Orc, threads: Iterable[KernelThread], *, has_dwarf: bool
+    kernel: Kernel, tables: Tables, threads: Iterable[KernelThread], *, has_dwarf: bool
 ) -> bytes:
     """Return the frame file of one dump: its modules, user mode and address 0.
 
@@ -108,7 +109,7 @@ def dump_frames(
         that panicked saved its registers
     """
     pieces = Pieces()
-    for start, end, row in orc.module_rows():
+    for start, end, row in tables.module_rows():
         found = rule(row)
         if found:
             pieces.add(start, end, found)
@@ -117,11 +118,11 @@ def dump_frames(
     pieces.add(_PAGE, _USER_END, END)
     fdes = list(pieces.fdes())
     if not has_dwarf:
-        fdes += _panic_fdes(kernel, orc)
+        fdes += _panic_fdes(kernel, tables)
     return frame_file(section(fdes, 0))
 
 
-def _panic_fdes(kernel: Kernel, orc: Orc) -> Iterator[Fde]:
+def _panic_fdes(kernel: Kernel, tables: Tables) -> Iterator[Fde]:
     # __crash_kexec has no ORC. What our own unwinder does about that is true of this
     # one address, in this one dump.
     try:
@@ -131,7 +132,7 @@ def _panic_fdes(kernel: Kernel, orc: Orc) -> Iterator[Fde]:
     frames = unwind_task(kernel, task).frames if task else []
     if len(frames) < 3 or frames[0].kind is not FrameKind.CPU:
         return
-    row = orc.find(frames[1].pc)
+    row = tables.find(frames[1].pc)
     bp = None
     if row and row.sp_base is Base.BP:
         bp = frames[2].slot + 8 - row.sp_offset
@@ -152,6 +153,7 @@ class _Maker:
         self,
         kernel: Kernel,
         rows: Rows,
+        switches: Rows,
         offset: int,
         debug_frame: DebugFrame | None,
     ) -> None:
@@ -162,7 +164,7 @@ class _Maker:
         self._entries = _named(kernel, _ENTRIES)
         self._keepers = _named(kernel, _KEEPERS)
         self._changers = _named(kernel, _STACK_CHANGERS)
-        self._switches = [r for r in rows if r[2].sp_base is Base.SP_INDIRECT]
+        self._switches = switches
         regs, partial = RowKind.REGS, RowKind.PARTIAL
         entry = [r for r in rows if r[2][0] is regs or r[2][0] is partial]
         self._calls = _EntryCalls(kernel, entry, self._entries)

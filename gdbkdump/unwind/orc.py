@@ -284,6 +284,8 @@ class Orc:
     :ivar problems: what is wrong with them, one line each
     """
 
+    has_frame_pointers = False
+
     def __init__(self, kernel: Kernel) -> None:
         """Locate the kernel's table.
 
@@ -291,7 +293,7 @@ class Orc:
         """
         self._kernel = kernel
         self.problems: list[str] = []
-        self._text = _text_ranges(kernel)
+        self._text = text_ranges(kernel)
         self._table = _kernel_table(kernel)
         self._decoder = Decoder(kernel.struct("orc_entry"), self._table.data)
         self._modules: list[tuple[Module, Table | None]] | None = None
@@ -305,6 +307,13 @@ class Orc:
         entry = table.find(pc) if table else None
         return None if entry is None else self._decoder.decode(entry)
 
+    def after_call(self, ip: int) -> Row | None:
+        """Return the row for a return address, as above.
+
+        After a call that never returns comes the next function.
+        """
+        return self.find(ip - 1)
+
     def digest(self) -> str:
         """Return what tells the kernel's own table from others of the same build.
 
@@ -312,9 +321,10 @@ class Orc:
         """
         return self._table.digest()
 
-    def kernel_rows(self) -> Iterator[tuple[int, int, Row]]:
+    def kernel_rows(self, *, has_dwarf: bool = False) -> Iterator[tuple[int, int, Row]]:
         """Yield start, end and meaning of each row of the kernel's own text.
 
+        :param has_dwarf: makes no difference
         :raise KdumpError: the table is damaged
         """
         return self._rows(self._table, self._text)
@@ -331,6 +341,16 @@ class Orc:
                     yield from self._rows(table, ranges)
             except KdumpError as error:
                 self.problems.append(f"module {module.name}: {error}")
+
+    def switches(
+        self, rows: Sequence[tuple[int, int, Row]]
+    ) -> list[tuple[int, int, Row]]:
+        """Return the rows of functions that changed the stack in inline assembly.
+
+        Since Linux kernel commit 87ccc826bf1c ("x86/unwind/orc: Change
+        REG_SP_INDIRECT") (in v5.12) they can be told.
+        """
+        return [row for row in rows if row[2].sp_base is Base.SP_INDIRECT]
 
     def _rows(
         self, table: Table, ranges: Sequence[tuple[int, int]]
@@ -390,7 +410,8 @@ def _kernel_table(kernel: Kernel) -> Table:
     return Table(kernel.reader, addresses, entries, (end - entries) // ENTRY_SIZE)
 
 
-def _text_ranges(kernel: Kernel) -> list[tuple[int, int]]:
+def text_ranges(kernel: Kernel) -> list[tuple[int, int]]:
+    """Return where the code of a kernel is, without that of its modules."""
     ranges = []
     for start, end in (("_stext", "_etext"), ("_sinittext", "_einittext")):
         try:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Unwinding of x86-64 kernel stacks by ORC, as ``arch/x86/kernel/unwind_orc.c`` does.
+"""Unwinding of x86-64 kernel stacks, as ``arch/x86/kernel/unwind_orc.c`` does.
+
+By ORC, or for a kernel that has none by frame pointers.
 
 Every step stays on a stack that is known to exist and goes up on it, or goes to another
 one that was not met before; so garbage ends an unwinding instead of prolonging it.
@@ -18,7 +20,6 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import (
     KdumpError,
     SymbolNotFoundError,
-    TypeNotFoundError,
 )
 from gdbkdump.kernel.panic import cpu_registers, unsaved_registers
 from gdbkdump.kernel.sched import running_tasks
@@ -29,12 +30,11 @@ from gdbkdump.unwind.orc import (
     NULL_ROW,
     PT_REGS_ROW,
     Base,
-    Orc,
     Row,
     RowKind,
-    open_orc,
 )
 from gdbkdump.unwind.stacks import cpu_stacks, task_stack
+from gdbkdump.unwind.tables import open_tables
 from gdbkdump.unwind.trampoline import find_trampolines, real_return_address
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gdbkdump.kernel.base import Kernel
     from gdbkdump.kernel.sched import Task
     from gdbkdump.unwind.stacks import StackRange
+    from gdbkdump.unwind.tables import Tables
 
 _MAX_FRAMES = 1024
 _U64 = struct.Struct("<Q").unpack_from
@@ -56,6 +57,8 @@ _IRET_FIRST = 16
 _GENERATED_END = 0xFFFFFFFFFF000000
 # A callee saves at most six registers; %rbp is one of them or still in place.
 _MAX_PUSHES = 6
+# It has no ORC.
+_SAVES_REGISTERS = "__crash_kexec"
 # What they are called with is below what they leave on the stack: struct pt_regs
 # (arch/x86/entry/entry_64.S, PUSH_AND_CLEAR_REGS save_ret=1).
 PUSHERS = ("error_entry", "xen_error_entry", "paranoid_entry")
@@ -75,7 +78,7 @@ class Unwinder:
         self._rows_after_call: dict[int, tuple[Row | None, bool]] = {}
         self.calls = Calls(kernel)
         self._pushers = _find_symbols(kernel, PUSHERS)
-        self._orc = self._open_orc()
+        self._tables = self._open_tables()
         self.trampolines = find_trampolines(kernel)
         frame = kernel.struct("inactive_task_frame")
         self.frame_size = frame.size
@@ -84,22 +87,27 @@ class Unwinder:
         self.pt_regs = kernel.arch.registers[:21]
         self.iret_frame = self.pt_regs[_IRET_FIRST:]
 
-    def _open_orc(self) -> Orc | None:
+    def _open_tables(self) -> Tables | None:
         try:
-            return open_orc(self.kernel)
-        except (SymbolNotFoundError, TypeNotFoundError):
-            self.problem = "this kernel has no ORC (CONFIG_UNWINDER_ORC)"
+            return open_tables(self.kernel)
+        except SymbolNotFoundError:
+            self.problem = "this kernel has neither ORC nor frame pointers"
         except KdumpError as error:
             self.problem = f"its ORC cannot be used: {error}"
         return None
 
     @property
+    def has_frame_pointers(self) -> bool:
+        """Whether %rbp is the frame pointer of whatever runs."""
+        return bool(self._tables and self._tables.has_frame_pointers)
+
+    @property
     def problems(self) -> list[str]:
         """What is wrong with the tables, one line each."""
-        return self._orc.problems if self._orc else []
+        return self._tables.problems if self._tables else []
 
     def row(self, pc: int) -> Row | None:
-        """Return the ORC row of an address, or None where there is none.
+        """Return the row of an address, or None where there is none.
 
         :raise KdumpError: the table is damaged
         """
@@ -115,14 +123,21 @@ class Unwinder:
         :raise UnwindError: the address is in no code
         """
         if ip not in self._rows_after_call:
-            row = PT_REGS_ROW if self._is_pushed(ip) else self.row(ip - 1)
+            row = PT_REGS_ROW if self._is_pushed(ip) else self.after_call(ip)
             if row is None and not self.may_be_generated(ip):
                 raise UnwindError(f"the return address {ip:#x} is not in kernel code")
             self._rows_after_call[ip] = row, self.calls.is_behind_call(ip)
         return self._rows_after_call[ip]
 
+    def after_call(self, ip: int) -> Row | None:
+        """Return the row for what may be a return address, or None if it is in no code.
+
+        :raise KdumpError: the table is damaged
+        """
+        return self._tables.after_call(ip) if self._tables else None
+
     def _find_row(self, pc: int) -> Row | None:
-        row = self._orc.find(pc) if self._orc else None
+        row = self._tables.find(pc) if self._tables else None
         return PT_REGS_ROW if row and self._is_pushed(pc) else row
 
     def _is_pushed(self, ip: int) -> bool:
@@ -142,7 +157,7 @@ class Unwinder:
 
     def _unwind(self, stack: Stack) -> None:
         task = stack.task
-        if self._orc is None:
+        if self._tables is None:
             raise UnwindError(self.problem)
         if stack.cpu is not None:
             registers = cpu_registers(self.kernel, stack.cpu)
@@ -170,6 +185,13 @@ class Unwinder:
             if stack.task.stack:
                 stacks.append(task_stack(self.kernel, stack.task.stack))
             _Walk(self, stack, stacks).from_registers(registers)
+
+    def saves_registers(self, ip: int, row: Row | None) -> bool:
+        """Tell whether a CPU saves its own registers there, interrupted by nothing."""
+        if self.has_frame_pointers:
+            symbol = self.kernel.debuginfo.symbol_at(ip)
+            return symbol is not None and symbol.name == _SAVES_REGISTERS
+        return row is not None and row.kind is RowKind.UNDEFINED
 
     def function_start(self, pc: int) -> int | None:
         """Return the address of the function around ``pc``, or None."""
@@ -211,7 +233,7 @@ class _Walk:
         self._settle(self._sp)
         # The panicking CPU saved its own in __crash_kexec, which has no ORC; the others
         # (and it, after an oops) those that were interrupted.
-        is_own = self._row is not None and self._row.kind is RowKind.UNDEFINED
+        is_own = self._unwinder.saves_registers(self._ip, self._row)
         self._push(FrameKind.CPU if is_own else FrameKind.EXCEPTION, 0, registers)
         self._run()
 
@@ -298,6 +320,8 @@ class _Walk:
         if base is Base.SP:
             return self._sp + row.sp_offset
         if base is Base.BP:
+            if self._bp & 7:
+                raise UnwindError(f"the frame pointer {self._bp:#x} leads to no frame")
             return self._bp + row.sp_offset
         if base is Base.SP_INDIRECT:
             # Since Linux kernel commit 87ccc826bf1c ("x86/unwind/orc: Change
@@ -422,20 +446,22 @@ class _Walk:
         assert self._stack is not None
         for slot in range(self._sp, self._stack.end - 7, 8):
             ip = self._word(slot)
-            row = self._unwinder.row(ip - 1) if ip else None
+            row = self._unwinder.after_call(ip) if ip else None
             if row and symbol and self._unwinder.calls.is_of(ip, symbol.address):
                 self._bp = self._bp_behind(slot, ip, row)
                 self._ip, self._sp, self._row = ip, slot + 8, row
                 self._registers = None
                 self._push(FrameKind.CALL, slot)
                 return
-        raise UnwindError(
-            f"ORC has no row for {name}, nor is a call of it on the stack"
-        )
+        what = "frame pointer" if self._unwinder.has_frame_pointers else "ORC"
+        raise UnwindError(f"{name} has no {what}, nor is a call of it on the stack")
 
     def _bp_behind(self, slot: int, ip: int, row: Row) -> int:
         # The function may have changed %rbp, and then pushed it next to the slot. Which
         # one it is shows where the caller's own caller follows from it.
+        if self._unwinder.has_frame_pointers:
+            # It is below the return address, once the function has a frame.
+            return self._word(slot - 8) if self._bp == slot - 8 else self._bp
         if row.sp_base not in (Base.BP, Base.BP_INDIRECT):
             return self._bp
         function = self._unwinder.function_start(ip - 1)

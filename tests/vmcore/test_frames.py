@@ -15,7 +15,8 @@ from gdbkdump.kernel.timekeeping import crash_time
 from gdbkdump.session import open_session
 from gdbkdump.target.threads import kernel_threads
 from gdbkdump.unwind.frame import FrameKind, Stack, StackEnd
-from gdbkdump.unwind.orc import Base, open_orc
+from gdbkdump.unwind.orc import Base
+from gdbkdump.unwind.tables import open_tables
 from gdbkdump.unwind.unwinder import unwind_task
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def test_our_rules_have_to_come_before_those_of_the_vmlinux(kernel: Kernel) -> N
         pytest.skip("no CPU panicked")
     assert task
     stack = unwind_task(kernel, task)
-    rows = [open_orc(kernel).find(frame.pc) for frame in stack.frames]
+    rows = [open_tables(kernel).find(frame.pc) for frame in stack.frames]
     # There DWARF is wrong; and handlers return to no caller where user mode was.
     is_wrong = any(row and row.sp_base is Base.SP_INDIRECT for row in rows)
     pcs = [frame.ip for frame in stack.frames]
