@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdbkdump.errors import CorruptError, KdumpError
+from gdbkdump.errors import CorruptError, FaultError, FaultReason, KdumpError
 from gdbkdump.kernel.sched import panic_task
 from gdbkdump.target.cfi import (
     END,
@@ -320,6 +320,10 @@ class _EntryCalls:
         self.handlers: dict[int, list[int]] = {}
         self.pushed: list[int] = []
         self._kernel = kernel
+        bounds = ("_sinittext", "_einittext")
+        has_init = all(kernel.has_symbol(name) for name in bounds)
+        low, high = map(kernel.symbol, bounds) if has_init else (0, 0)
+        self._init = [(low, high)]
         pushers = {kernel.symbol(name) for name in PUSHERS if kernel.has_symbol(name)}
         for start, end, row in rows:
             if _holds(skip, start):
@@ -333,7 +337,7 @@ class _EntryCalls:
 
     def _calls(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         # Return addresses and functions; what only looks like a call leads to none.
-        text = self._kernel.reader.read(start, end - start)
+        text = self._text(start, end)
         at = text.find(_CALL)
         while 0 <= at <= len(text) - _CALL_SIZE:
             site = start + at + _CALL_SIZE
@@ -343,6 +347,16 @@ class _EntryCalls:
             if function:
                 yield site, function
             at = text.find(_CALL, at + 1)
+
+    def _text(self, start: int, end: int) -> bytes:
+        # .init.text is free memory once the kernel has booted, so makedumpfile leaves
+        # it out if it is told to; nothing on a stack came from there.
+        try:
+            return self._kernel.reader.read(start, end - start)
+        except FaultError as fault:
+            if fault.reason is FaultReason.EXCLUDED and _holds(self._init, start):
+                return b""
+            raise
 
     def _function(self, target: int) -> int | None:
         for address in (target, target + _MAX_PADDING):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from reading import cfa_text, evaluate, is_marked, read_file, row_at
 
-from gdbkdump.errors import CorruptError
+from gdbkdump.errors import CorruptError, FaultError, FaultReason
 from gdbkdump.target import framefile
 from gdbkdump.target.cfi import Cie, Fde, section
 from gdbkdump.target.debugframe import DebugFrame
@@ -213,6 +213,31 @@ def test_handlers_return_to_a_caller_or_to_none(entry):
     assert evaluate(columns[RIP].arg, memory, {}, 0x1000) == site + OFFSET - 1
     memory[0x1088] = 0x10
     assert evaluate(columns[RIP].arg, memory, {}, 0x1000) == site + OFFSET
+
+
+@pytest.mark.parametrize("reason", FaultReason)
+@pytest.mark.parametrize("is_init", [True, False])
+def test_only_init_text_may_be_left_out_of_the_dump(entry, reason, is_init):
+    early = entry.function("early_idt_handler_array", "partial", "sp", 8, signal=True)
+    after = entry.function("after", "call", "sp", 8)
+    entry.symbols.by_name["_sinittext"] = early if is_init else after
+    entry.symbols.by_name["_einittext"] = entry.symbols.by_name["_end"]
+    kernel = entry.kernel()
+    read = kernel.reader.read
+
+    def read_what_is_there(address, size):
+        if early <= address < after:
+            raise FaultError("virtual", address, reason)
+        return read(address, size)
+
+    kernel.reader.read = read_what_is_there
+    if is_init and reason is FaultReason.EXCLUDED:
+        made = read_file(kernel_frames(kernel, Orc(kernel), OFFSET, None))
+        site = at(entry, "asm_exc_thing", 0x30)
+        assert row_at(made, site - 1)[1][RIP].arg == 128 - 168
+    else:
+        with pytest.raises(FaultError, match=reason.value):
+            kernel_frames(kernel, Orc(kernel), OFFSET, None)
 
 
 def test_the_compilers_rules_for_a_handler_are_kept(entry):
