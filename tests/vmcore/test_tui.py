@@ -109,8 +109,11 @@ def test_registers_are_those_of_kregs(screen, session, panicked):
     screen.run("layout regs", "Register group|Register Values Unavailable")
     # gdb 13 fills them in when a frame is selected.
     screen.run("up", "^#2 ")
-    lines = screen.run("frame 0", r"rsp +0x")
-    (registers,) = [frame.registers for frame in panicked.frames[:1]]
+    registers = panicked.frames[0].registers
+    screen.run("frame 0", rf"rsp +0x{registers['sp']:x} ")
+    # The rest of the window is drawn after that line.
+    time.sleep(0.5)
+    lines = screen.lines()
     found = re.findall(r"│ ?(r[a-z0-9]+) +(0x[0-9a-f]+) ", "\n".join(lines))
     assert len(found) >= 8
     for name, value in found:
