@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from boot import MACHINE_CHECK, NMI, Machine, run_guest
+from built import BuiltSource, build_module_in, find_source, make_built_kernel
 from crash import crash_truth, read_panic
 from hypervisor import run_dumped_guest
 from initramfs import (
@@ -77,13 +78,18 @@ _OUTDATED_S = 24 * 60 * 60
 
 # What making a dump needs from Debian; scripts that install it read this.
 DEBIAN_PACKAGES = (
+    "bc",
+    "bison",
     "busybox-static",
     "debian-archive-keyring",
     "e2fsprogs",
+    "dwarves",
+    "flex",
     "gcc",
     "kexec-tools",
     "kmod",
     "libc6-dev",
+    "libelf-dev",
     "make",
     "makedumpfile",
     "qemu-system-x86",
@@ -173,7 +179,10 @@ class Cache:
         suites = ", ".join(source.suites)
         with step(f"look for kernel {source.name} in {suites}"):
             apt.update()
-            candidates = find_packages(source, apt)
+            if isinstance(source, BuiltSource):
+                candidates = find_source(source, apt)
+            else:
+                candidates = find_packages(source, apt)
         for found in candidates:
             try:
                 self.kernel(source, found)
@@ -201,11 +210,17 @@ class Cache:
         modules: tuple[str, ...] = _MODULES,
     ) -> Path:
         """Return the directory of a kernel and some of its modules, made if need be."""
-        key = digest(repr((packages, modules)).encode())
+        parts = [repr((packages, modules)).encode()]
+        if isinstance(source, BuiltSource):
+            parts.append(source.config.encode())
+        key = digest(*parts)
         directory = self._directory / f"kernels/{packages.release}-{key}"
         if not directory.exists():
             with self._making(directory) as work:
-                make_kernel(packages, self._apt(source), modules, work)
+                if isinstance(source, BuiltSource):
+                    make_built_kernel(source, packages, self._apt(source), work)
+                else:
+                    make_kernel(packages, self._apt(source), modules, work)
                 if modules != _MODULES:
                     _share(self.kernel(source, packages), work)
         return directory
@@ -218,7 +233,10 @@ class Cache:
         if not directory.exists():
             headers = self._headers(source, packages)
             with self._making(directory) as work, step(f"build {directory.name}"):
-                build_module(headers, packages.release, sources, work)
+                if isinstance(source, BuiltSource):
+                    build_module_in(headers, sources, work)
+                else:
+                    build_module(headers, packages.release, sources, work)
         return directory / "crashme.ko"
 
     def fw_cfg(self, source: KernelSource, packages: KernelPackages) -> Path:
@@ -232,6 +250,8 @@ class Cache:
 
     def _headers(self, source: KernelSource, packages: KernelPackages) -> Path:
         """Return the directory of a kernel's headers and compiler, made if need be."""
+        if isinstance(source, BuiltSource):
+            return self.kernel(source, packages) / "tree"
         key = digest(repr(packages).encode())
         directory = self._directory / f"kernels/headers-{packages.release}-{key}"
         if not directory.exists():

@@ -178,6 +178,12 @@ def _compare_versions(one: str, other: str) -> int:
     return 1 if holds("gt") else -1 if holds("lt") else 0
 
 
+def newest_first(kernels: Iterable[KernelPackages]) -> list[KernelPackages]:
+    """Sort kernels by the versions of their packages."""
+    by_version = functools.cmp_to_key(_compare_versions)
+    return sorted(kernels, key=lambda kernel: by_version(kernel.version), reverse=True)
+
+
 def _kernels_with_debug(source: KernelSource, apt: AptRoot) -> list[KernelPackages]:
     releases = {
         name: match[1]
@@ -201,8 +207,7 @@ def find_packages(source: KernelSource, apt: AptRoot) -> list[KernelPackages]:
         for kernel in kernels
         if all((name, kernel.version) in images for name in kernel.image)
     ]
-    by_version = functools.cmp_to_key(_compare_versions)
-    return sorted(complete, key=lambda kernel: by_version(kernel.version), reverse=True)
+    return newest_first(complete)
 
 
 def _unpack(deb: Path, directory: Path, wanted: Callable[[str], bool]) -> list[Path]:

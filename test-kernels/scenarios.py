@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from built import BuiltSource
 from packages import KernelSource
 
 _FILE = Path(__file__).resolve().parent / "kernels.toml"
@@ -143,12 +144,15 @@ class RouteScenario(Scenario):
 
 
 def _kernel_sources(tables: Mapping[str, Any]) -> dict[str, KernelSource]:
-    return {
-        name: KernelSource(
-            name, tuple(table["suites"]), table["debug"], tuple(table["image"])
-        )
-        for name, table in tables.items()
-    }
+    return {name: _kernel_source(name, table) for name, table in tables.items()}
+
+
+def _kernel_source(name: str, table: Mapping[str, Any]) -> KernelSource:
+    suites, image = tuple(table["suites"]), tuple(table["image"])
+    if "config" in table:
+        config = (_FILE.parent / table["config"]).read_text()
+        return BuiltSource(name, suites, "", image, config)
+    return KernelSource(name, suites, table["debug"], image)
 
 
 def load_scenarios() -> dict[str, Scenario]:

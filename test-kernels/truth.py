@@ -371,7 +371,7 @@ def read_truth(stream: BufferedIOBase) -> dict[str, Any]:
     truth["tasks"] = _parse_tasks(files)
     truth["processes"] = _parse_processes(files)
     truth["modules"] = _parse_modules(files, raw)
-    truth["sockets"] = {k: _parse_inet(files[f"/proc/net/{k}"]) for k in _INET}
+    truth["sockets"] = {k: _parse_inet(files.get(f"/proc/net/{k}", "")) for k in _INET}
     truth["sockets"]["unix"] = _parse_unix(files["/proc/net/unix"])
     truth["sysvipc"] = {k: _parse_table(files[f"/proc/sysvipc/{k}"]) for k in _IPC}
     (crasher,) = (task for task in truth["tasks"] if task["comm"] == "wl-crash")
