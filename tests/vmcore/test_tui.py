@@ -81,9 +81,11 @@ def screen(request, dump_dir):
     gdb = newest_gdb() if request.param == "newest" else "gdb"
     files = dump_dir / "vmlinux", dump_dir / "vmcore"
     screen = Screen(gdb, *files, "-x", INIT, "-iex", "set debuginfod enabled off")
-    screen.wait("khelp lists commands")
-    yield screen
-    screen.close()
+    try:
+        screen.wait("khelp lists commands")
+        yield screen
+    finally:
+        screen.close()
 
 
 @pytest.fixture(scope="module")
