@@ -57,7 +57,9 @@ _OBJECT, _FUNCTION = 1, 2
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 # What names of symbols are made of; anything else may be meant for a terminal.
 _NAME_BYTES = bytes(range(0x21, 0x7F))
-_LETTERS = tuple(bytes([letter]) for letter in b"ABDGRSTUVWabdgrstuvwn")
+# As nm(1) writes them; "?" is of a symbol in an empty section (__nosave_begin where
+# CONFIG_HIBERNATION is off).
+_LETTERS = tuple(bytes([letter]) for letter in b"ABDGRSTUVWabdgrstuvwn?")
 
 
 def _symbol_info(letter: bytes) -> int:
