@@ -245,9 +245,10 @@ def test_gdbs_own_backtrace(in_gdb, crash):
     if crash["interrupted"] == "kernel":
         assert any("<signal handler called>" in line for line in frames)
     if crash["interrupted"] == "entry":
-        # Entry code that was itself interrupted does not show that user mode called it.
+        # Only in 5.10 it shows that what called sync_regs() was called by user mode.
         user = crash["tasks"]["cm-crash"]["registers"]["rip"]
-        assert f"{user:#018x} in ?? ()" in frames.pop()
+        last = frames.pop()
+        assert f"{user:#018x} in ?? ()" in last or found[-1] == "error_entry"
     else:
         assert found[-1] in FIRST_FUNCTIONS
     assert not any("??" in line for line in frames)

@@ -79,12 +79,15 @@ def expected(kernel: Kernel, stack: Stack) -> list[int]:
         return [user["ip"] if user else 0]
     symbol = kernel.debuginfo.symbol_at(pcs[-1])
     assert symbol
-    last = stack.frames[-1].stack
-    if last and last.name == "ENTRY TRAMPOLINE stack":
-        # Nothing tells what calls sync_regs(), so the user's pc is a frame as well.
+    last = stack.frames[-1]
+    row = open_tables(kernel).find(last.pc)
+    is_entry = last.stack is not None and last.stack.name == "ENTRY TRAMPOLINE stack"
+    if is_entry and row and row.sp_offset:
+        # What calls sync_regs() has more than pt_regs on its stack (not so in 5.10), so
+        # nothing tells that it has no caller, and the user's pc is a frame as well.
         assert stack.user_registers
         pcs.append(stack.user_registers["ip"])
-    elif stack.end is StackEnd.USER and symbol.name.startswith("asm_"):
+    elif stack.end is StackEnd.USER and (is_entry or symbol.name.startswith("asm_")):
         # What interrupted user mode has no caller: told by a byte of its own, which is
         # one before the return address (target/cfi.py).
         pcs[-1] -= 1
