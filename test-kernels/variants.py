@@ -10,6 +10,7 @@ import json
 import resource
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,14 +32,13 @@ class Variant:
     :param options: of makedumpfile
     :param how: what is done with it
     :param source: another variant, instead of the vmcore, that it is made of
-    :param limit_mib: of a file that cannot be written to its end; enough for the kernel
-        image, which is in the lower half
+    :param whole: of a file that cannot be written to its end, the one that can
     """
 
     options: str = ""
     how: str = "file"
     source: str = ""
-    limit_mib: int = 0
+    whole: str = ""
 
 
 _VARIANTS = {
@@ -54,9 +54,9 @@ _VARIANTS = {
     "lzo.flat": Variant("-l -d 31 -F", "stream"),
     # Without it all that is below a gigabyte is in the first file.
     "split": Variant("-l -d 31 --split --splitblock-size 16", "split"),
-    "elf.full-disk": Variant("-E -d 31", "full disk", limit_mib=120),
-    "lzo.full-disk": Variant("-l -d 31", "full disk", limit_mib=31),
-    "lzo.killed": Variant("-l -d 31", "killed", limit_mib=31),
+    "elf.full-disk": Variant("-E -d 31", "full disk", whole="elf.d31"),
+    "lzo.full-disk": Variant("-l -d 31", "full disk", whole="lzo.d31"),
+    "lzo.killed": Variant("-l -d 31", "killed", whole="lzo.d31"),
     "lzo.erased": Variant("-l -d 31", "erased"),
     # Debian's makedumpfile has neither; these keep all else as it is.
     "snappy.d31": Variant("4", "repack", "raw.d31"),
@@ -103,11 +103,16 @@ def _split(variant: Variant, source: Path, target: Path) -> None:
     _run(["makedumpfile", *variant.options.split(), source, *parts])
 
 
+def _limit(variant: Variant, target: Path) -> int:
+    """Return the size of a file that lacks what is last, and so highest, in memory."""
+    return target.with_name(variant.whole).stat().st_size * 7 // 8
+
+
 def _full_disk(variant: Variant, source: Path, target: Path) -> None:
     # A file system of our own in a name space of our own; makedumpfile fails.
     words = ["makedumpfile", *variant.options.split(), str(source), "/mnt/dump"]
     script = (
-        f"mount -t tmpfs -o size={variant.limit_mib}m none /mnt || exit 1;"
+        f"mount -t tmpfs -o size={_limit(variant, target)} none /mnt || exit 1;"
         f" {shlex.join(words)} >&2; cat /mnt/dump"
     )
     with target.open("wb") as file:
@@ -118,7 +123,7 @@ def _killed(variant: Variant, source: Path, target: Path) -> None:
     # Without the last words of one that notices a full disk.
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        size = variant.limit_mib << 20
+        size = _limit(variant, target)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     words = ["makedumpfile", *variant.options.split(), str(source), str(target)]
@@ -157,9 +162,30 @@ def _key(names: tuple[str, ...]) -> str:
     return digest(repr(names).encode(), version.stdout, *scripts)
 
 
+def _is_image_high(dump: Path) -> bool:
+    """Tell whether the kernel, which goes where chance puts it, is high in memory."""
+    with (dump / "vmcore").open("rb") as file:
+        head = file.read(4096)
+    count = int.from_bytes(head[56:58], "little")
+    loads: list[tuple[int, int]] = [
+        (paddr, size)
+        for type_, _, _, _, paddr, size, _, _ in struct.iter_unpack(
+            "<IIQQQQQQ", head[64 : 64 + 56 * count]
+        )
+        if type_ == 1
+    ]
+    top = max(paddr + size for paddr, size in loads)
+    paddr, size = loads[0]
+    return paddr + size > top * 3 // 4
+
+
 def _make(work: Path, dump: Path, name: str, names: tuple[str, ...]) -> None:
+    is_image_high = _is_image_high(dump)
     for each in names:
         variant = _VARIANTS[each]
+        if variant.whole and is_image_high:
+            log(f"no {each}: it would lack the kernel itself")
+            continue
         source = work / variant.source if variant.source else dump / "vmcore"
         try:
             _WAYS[variant.how](variant, source, work / each)
