@@ -8,14 +8,16 @@ dump has no PT_LOAD, so that they say it cannot be read.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdbkdump.errors import CommandError
+from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.notes import NT_PRSTATUS
 from gdbkdump.kernel.process import auxv, find_process, process_facts
+from gdbkdump.kernel.sched import running_tasks
 from gdbkdump.kernel.userregs import user_registers
 from gdbkdump.target.elfcore import (
     NT_AUXV,
@@ -30,6 +32,7 @@ from gdbkdump.target.elfcore import (
 )
 from gdbkdump.target.userimage import UserImage
 from gdbkdump.target.viewcore import MAX_RANGES, Range, file_table, open_private
+from gdbkdump.unwind.unwinder import unwind_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,6 +75,18 @@ class UserProcess(NamedTuple):
     image: UserImage
 
 
+def _registers(kernel: Kernel, task: Task) -> UserRegisters:
+    # Of what was on a CPU the stack itself tells: if user mode had just entered the
+    # kernel (the entry stack), those at the top of the task's stack are old.
+    state = user_registers(kernel, task)
+    if state.registers is not None and task.address in running_tasks(kernel):
+        with contextlib.suppress(KdumpError):
+            found = unwind_task(kernel, task).user_registers
+            if found:
+                return state._replace(registers=state.registers | found)
+    return state
+
+
 def open_process(
     kernel: Kernel, dump: DumpFile, task: Task, report: Report = silent
 ) -> UserProcess:
@@ -81,9 +96,7 @@ def open_process(
     :raise KdumpError: its mappings or page tables are damaged
     """
     process = find_process(kernel, task)
-    threads = [
-        UserThread(each, user_registers(kernel, each)) for each in process.threads
-    ]
+    threads = [UserThread(each, _registers(kernel, each)) for each in process.threads]
     if all(thread.state.registers is None for thread in threads):
         raise CommandError(
             f"no thread of process {process.pid} has user registers:"

@@ -15,6 +15,7 @@ from gdbkdump.kernel.sched import tasks
 from gdbkdump.session import open_session
 from gdbkdump.target.threads import kernel_threads
 from gdbkdump.unwind.frame import FrameKind, StackEnd
+from gdbkdump.unwind.tables import open_tables
 from gdbkdump.unwind.unwinder import unwind_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,13 @@ def expected(kernel, stack):
     marked = [False, *(f.kind is FrameKind.EXCEPTION for f in stack.frames[1:])]
     pcs = [frame.ip for frame in stack.frames]
     symbol = kernel.debuginfo.symbol_at(pcs[-1])
-    if stack.end is StackEnd.USER and symbol.name.startswith("asm_"):
+    last = stack.frames[-1]
+    row = open_tables(kernel).find(last.pc)
+    is_entry = last.stack is not None and last.stack.name == "ENTRY TRAMPOLINE stack"
+    if is_entry and row and row.sp_offset:
+        pcs.append(stack.user_registers["ip"])
+        marked.append(True)
+    elif stack.end is StackEnd.USER and (is_entry or symbol.name.startswith("asm_")):
         pcs[-1] -= 1
     # Marked is the one that calls what was interrupted, and the change of a stack in
     # assembly (5.10).

@@ -236,6 +236,8 @@ def test_registers_of_a_crash(crash_dir, tmp_path):
 
     crash = json.loads((crash_dir / "truth.json").read_text())["crash"]
     session = open_session(crash_dir / "vmcore")
+    if not session.kernel.has_symbol("vmemmap_base"):
+        pytest.skip("a kernel of a fixed memory layout does not say where it is")
     opened = open_process(session, str(crash["tasks"]["cm-recurse"]["pid"]))
     program = copy_program(session, opened, tmp_path / "crashtasks")
     from gdbkdump.commands import find_command

@@ -296,8 +296,9 @@ def test_a_device_is_not_opened_for_its_build_id(tmp_path):
 
 
 def test_a_32_bit_program_is_refused(monkeypatch):
-    task = SimpleNamespace(tgid=7)
+    task = SimpleNamespace(tgid=7, address=0x1000)
     process = Process(task, (task,), 1)
+    monkeypatch.setattr(usercore, "running_tasks", lambda _: {})
     monkeypatch.setattr(usercore, "find_process", lambda *_: process)
     monkeypatch.setattr(
         usercore, "user_registers", lambda *_: UserRegisters({"cs": 0x23, "ss": 0x2B})
