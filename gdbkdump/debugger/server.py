@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ _SETTINGS = (
     # A dead server is noticed at once, and a slow disk is none.
     "set remotetimeout 86400",
 )
+# For the end of a server whose connection is gone.
+_PATIENCE_S = 1.0
 _REFUSE = "maintenance refuse-to-run"
 # What gdb would have the server do, where it finds by itself that a core cannot.
 _RUNNING = (
@@ -154,9 +157,8 @@ def _watch(pid: int) -> None:
         if event.connection != connection:
             return
         gdb.events.connection_removed.disconnect(report)
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        ended, status = _wait(pid)
         if not ended:
-            # It was gdb that left, so the server is about to end.
             _forget_at_prompt(pid)
         elif code := os.waitstatus_to_exitcode(status):
             why = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
@@ -166,6 +168,17 @@ def _watch(pid: int) -> None:
             )
 
     gdb.events.connection_removed.connect(report)
+
+
+def _wait(pid: int) -> tuple[int, int]:
+    # Whichever side left, the server is about to end, if it is not busy. One that was
+    # killed loses its connection a moment before it is gone.
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended or time.monotonic() > until:
+            return ended, status
+        time.sleep(0.01)
 
 
 def _forget_at_prompt(pid: int) -> None:
