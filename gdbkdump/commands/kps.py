@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gdbkdump.commands import argument, command
 from gdbkdump.commands.arguments import STATES, parse_cpus, select_tasks
 from gdbkdump.commands.taskview import task_data, task_line
-from gdbkdump.errors import CommandError, KdumpError
+from gdbkdump.errors import CommandError, FaultError, KdumpError
 from gdbkdump.kernel.mm import (
     MmReader,
     arguments,
@@ -20,6 +20,7 @@ from gdbkdump.kernel.sched import (
     policy_name,
     running_tasks,
     runqueue_clocks,
+    stack_states,
     task_by_address,
     task_problems,
     task_state,
@@ -184,7 +185,7 @@ def _rows(
             task.pid,
             parents[task.parent],
             task.cpu,
-            Address(task.sp if kstack else task.address),
+            _stack_pointer(kernel, task) if kstack else Address(task.address),
             task_state(kernel, task),
             *sizes.cells(task),
             _comm(task),
@@ -217,6 +218,13 @@ class _Sizes:
         tenths = (resident * 2000 // max(1, self._total) + 1) // 2
         percent = f"{tenths // 10}.{tenths % 10}"
         return percent, size.total * self._kib, resident * self._kib
+
+
+def _stack_pointer(kernel: Kernel, task: Task) -> Address | Absent:
+    try:
+        return Address(stack_states(kernel)[task.address].sp)
+    except FaultError as error:
+        return Absent(reason=str(error))
 
 
 def _comm(task: Task) -> Shown | str:

@@ -15,7 +15,7 @@ from gdbkdump.commands.taskview import (
 )
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.panic import cpu_registers, unsaved_registers
-from gdbkdump.kernel.sched import current_task, running_tasks
+from gdbkdump.kernel.sched import current_task, running_tasks, stack_states
 from gdbkdump.render.model import Listing
 from gdbkdump.unwind.unwinder import unwind_task
 
@@ -122,7 +122,8 @@ def _switched_out(session: Session, task: Task) -> Registers:
         raise CommandError("the task has exited, its stack is freed")
     names = ["bp", "bx", "r12", "r13", "r14", "r15"]
     frame = kernel.fields("inactive_task_frame", [*names, "ret_addr"])
-    *values, ip = frame.read(task.sp)
+    sp = stack_states(kernel)[task.address].sp
+    *values, ip = frame.read(sp)
     size = kernel.struct("inactive_task_frame").size
     saved = dict(zip(names, values, strict=True))
-    return saved | {"ip": ip, "sp": task.sp + size}
+    return saved | {"ip": ip, "sp": sp + size}

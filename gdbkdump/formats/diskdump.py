@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from functools import cached_property
 from itertools import pairwise
+from operator import add, eq
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import FaultError, FaultReason, FormatError, MissingPackageError
@@ -308,9 +309,14 @@ class _Part:
 def _displaced(raw: bytes, zeros: int) -> frozenset[int]:
     # Pages lie one behind the other, but for the one at ``zeros`` that many share. One
     # that fits neither the page before it nor the one after it has a damaged offset.
+    if not raw:
+        return frozenset()
+    offsets, sizes, *_ = zip(*_DESCRIPTOR.iter_unpack(raw), strict=True)
+    if all(map(eq, offsets[1:], map(add, offsets, sizes))):
+        return frozenset()
     pages = [
         (place, offset, offset + size)
-        for place, (offset, size, *_) in enumerate(_DESCRIPTOR.iter_unpack(raw))
+        for place, (offset, size) in enumerate(zip(offsets, sizes, strict=True))
         if offset and offset != zeros
     ]
     fits = [before[2] == after[1] for before, after in pairwise(pages)]
@@ -495,22 +501,21 @@ class DiskDump:
         :raise FaultError: not all of them can be had
         :raise MissingPackageError: what unpacks a page is not installed
         """
-        start = paddr & self._mask
-        if start + size <= self._block_size:
-            pfn = paddr >> self._shift
-            page = self._cache.get(pfn)
-            if page is None:
-                page = self._load(pfn, paddr)
+        page_size, pfn, start = (
+            self._block_size,
+            paddr >> self._shift,
+            paddr & self._mask,
+        )
+        page = self._cache.get(pfn) or self._load(pfn, paddr)
+        if start + size <= page_size:
             return page[start : start + size]
-        return self._read_pieces(paddr, size)
-
-    def _read_pieces(self, paddr: int, size: int) -> bytes:
-        pieces = []
+        pieces = [page[start:]]
+        size -= page_size - start
         while size > 0:
-            step = min(size, self._block_size - (paddr & self._mask))
-            pieces.append(self.read_phys(paddr, step))
-            paddr += step
-            size -= step
+            pfn += 1
+            page = self._cache.get(pfn) or self._load(pfn, pfn << self._shift)
+            pieces.append(page[:size])
+            size -= page_size
         return b"".join(pieces)
 
     def _load(self, pfn: int, paddr: int) -> bytes:

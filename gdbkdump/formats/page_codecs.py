@@ -74,11 +74,14 @@ def _package(name: str) -> Any:
 
 
 def _zlib() -> tuple[Unpack, bool]:
+    decompress = zlib.decompress
+
     def unpack(data: bytes, size: int) -> bytes:
         try:
-            return _exact(zlib.decompress(data, zlib.MAX_WBITS, size), size)
+            page = decompress(data, zlib.MAX_WBITS, size)
         except zlib.error as error:
             raise ValueError(str(error)) from None
+        return page if len(page) == size else _exact(page, size)
 
     return unpack, True
 

@@ -50,12 +50,9 @@ class Task(NamedTuple):
     :param cpu: the CPU it runs on, or ran on last
     :param mm: ``struct mm_struct *``, 0 for kernel threads and zombies
     :param parent: ``struct task_struct *``
-    :param sp: stack pointer at its last switch (``thread.sp``), stale if it is running
     :param is_idle: whether it is the idle task of its CPU
     :param rss_cache: pages it counted and did not yet add to its mm
         (SPLIT_RSS_COUNTING, before 6.2)
-    :param is_traced: whether the kernel keeps return addresses for it, which tracing
-        may have replaced on its stack
     """
 
     address: int
@@ -69,10 +66,8 @@ class Task(NamedTuple):
     stack: int
     parent: int
     signal: int
-    sp: int
     is_idle: bool
     rss_cache: int
-    is_traced: bool
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -85,8 +80,16 @@ class Task(NamedTuple):
         return self.pid == self.tgid
 
 
+class _Links(NamedTuple):
+    # task_struct.tasks both ways, and thread_node.next.
+    next: int
+    prev: int
+    next_thread: int
+
+
 class _Walk:
     # The members are read in one go for each task: 12,000 tasks in a tenth of a second.
+    # All of them are in the first 3 KiB of the 9; each page costs a compressed dump.
     def __init__(self, kernel: Kernel) -> None:
         type_ = kernel.struct("task_struct")
         # Since Linux kernel commit 2f064a59a11f ("sched: Change task_struct::state")
@@ -94,28 +97,62 @@ class _Walk:
         # THREAD_INFO_IN_TASK=y") (in v5.16).
         state = kernel.first_member("task_struct", "__state", "state")
         cpu = kernel.first_member("task_struct", "thread_info.cpu", "cpu")
-        traces = [path for path in _TRACES if type_.has(path)]
-        self.nr_traces = len(traces)
         self.fields = kernel.fields(
             "task_struct",
             ["pid", "tgid", "comm", cpu, state, "exit_state", "flags", "mm", "stack",
-             "real_parent", "signal", "thread_node.next", "thread.sp", *traces,
+             "real_parent", "signal", "tasks.next", "tasks.prev", "thread_node.next",
              *(path for path in _RSS_CACHES if type_.has(path))],
         )  # fmt: skip
         self.tasks = type_.offset("tasks")
         self.thread_node = type_.offset("thread_node")
         self.thread_head = kernel.struct("signal_struct").offset("thread_head")
 
-    def read(self, address: int, is_idle: bool = False) -> tuple[Task, int]:
-        """Return the task and its thread_node.next."""
+    def read(self, address: int, is_idle: bool = False) -> tuple[Task, _Links]:
+        """Return the task, and where it leads to."""
         (pid, tgid, comm, cpu, state, exit_state, flags, mm, stack, parent, signal,
-         next_thread, sp, *rest) = self.fields.read(address)  # fmt: skip
-        traces, rss = rest[: self.nr_traces], rest[self.nr_traces :]
+         after, before, thread, *rss) = self.fields.read(address)  # fmt: skip
         task = Task(
             address, pid, tgid, comm, cpu, (state | exit_state) & 0xFFFFFFFF,
-            flags, mm, stack, parent, signal, sp, is_idle, sum(rss), any(traces),
+            flags, mm, stack, parent, signal, is_idle, sum(rss),
         )  # fmt: skip
-        return task, next_thread
+        return task, _Links(after, before, thread)
+
+
+class StackState(NamedTuple):
+    """What unwinding wants to know of a task.
+
+    :param sp: stack pointer at its last switch (``thread.sp``), stale if it is running
+    :param is_traced: whether the kernel keeps return addresses for it, which tracing
+        may have replaced on its stack
+    """
+
+    sp: int
+    is_traced: bool
+
+
+class StackStates(dict[int, StackState]):
+    """The state of each task's stack, by the task's address; read when it is asked for.
+
+    :raise FaultError: by a look-up, if its ``thread_struct`` cannot be read
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        """Take a kernel; nothing of a task is read yet."""
+        super().__init__()
+        type_ = kernel.struct("task_struct")
+        traces = [path for path in _TRACES if type_.has(path)]
+        self._fields = kernel.fields("task_struct", ["thread.sp", *traces])
+
+    def __missing__(self, address: int) -> StackState:
+        """Read it."""
+        sp, *traces = self._fields.read(address)
+        state = self[address] = StackState(sp, any(traces))
+        return state
+
+
+def stack_states(kernel: Kernel) -> StackStates:
+    """Return where the stacks of tasks were left."""
+    return kernel.once("stack_states", lambda: StackStates(kernel))
 
 
 def tasks(kernel: Kernel) -> list[Task]:
@@ -173,11 +210,10 @@ def _for_each_process_thread(
 ) -> Iterator[Task]:
     # One list of all processes, from init_task and back to it, either way round.
     u64 = kernel.reader.u64
-    link = 0 if way == "next" else 8
     head = kernel.symbol("init_task") + walk.tasks
-    node = u64(head + link)
+    node = u64(head + (0 if way == "next" else 8))
     while node != head:
-        leader, next_thread = walk.read(node - walk.tasks)
+        leader, links = walk.read(node - walk.tasks)
         if leader.address in seen:
             if way == "prev":
                 return
@@ -185,10 +221,10 @@ def _for_each_process_thread(
         if len(seen) > _MAX_TASKS:
             raise CorruptError(f"more than {_MAX_TASKS} tasks")
         seen.add(leader.address)
-        node = u64(node + link)
+        node = links.next if way == "next" else links.prev
         yield leader
         try:
-            yield from _other_threads(kernel, walk, leader, next_thread, seen)
+            yield from _other_threads(kernel, walk, leader, links.next_thread, seen)
         except KdumpError as error:
             problems.append(f"the threads of process {leader.pid}: {error}")
 
@@ -207,7 +243,8 @@ def _other_threads(
         address = node - walk.thread_node
         if address in seen:
             raise CorruptError(f"signal_struct.thread_head loops at {address:#x}")
-        task, node = walk.read(address)
+        task, links = walk.read(address)
+        node = links.next_thread
         seen.add(address)
         yield task
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gdbkdump.errors import FaultError
 from gdbkdump.kernel.panic import cpu_registers
-from gdbkdump.kernel.sched import panic_cpu, running_tasks, tasks
+from gdbkdump.kernel.sched import panic_cpu, running_tasks, stack_states, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,7 @@ class Threads:
 def kernel_threads(kernel: Kernel) -> Threads:
     """Return a thread for each task, in the order of ``tasks()``."""
     result = Threads()
+    stacks = stack_states(kernel)
     read_switched = _switch_frame_reader(kernel)
     running = running_tasks(kernel)
     panicked = panic_cpu(kernel)
@@ -84,7 +85,7 @@ def kernel_threads(kernel: Kernel) -> Threads:
             registers = {}
         else:
             try:
-                registers = read_switched(task.sp)
+                registers = read_switched(stacks[task.address].sp)
             except FaultError:
                 result.unreadable += 1
                 registers = {}

@@ -13,6 +13,7 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from gdbkdump.errors import FaultError
 from gdbkdump.kernel.sched import tasks
 from gdbkdump.target.cfi import Cie, Fde, frame_file, replaced_ops, rule, section
 from gdbkdump.target.debugframe import copy_ops
@@ -48,8 +49,11 @@ def _find_replaced(kernel: Kernel) -> Mapping[int, Sequence[tuple[int, int]]]:
     # order, and its real return addresses.
     found: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for task in tasks(kernel):
-        if not has_replaced(kernel, task):
-            continue
+        try:
+            if not has_replaced(kernel, task):
+                continue
+        except FaultError:
+            continue  # no frame of it can be found either
         frames = unwind_task(kernel, task).frames
         for inner, outer in itertools.pairwise(frames):
             if outer.slot and kernel.reader.u64(outer.slot) != outer.ip:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gdbkdump.errors import KdumpError, SymbolNotFoundError
 from gdbkdump.kernel.list import for_each_hlist, for_each_llist
+from gdbkdump.kernel.sched import stack_states
 from gdbkdump.memory.virtual import MASK64
 from gdbkdump.unwind.frame import UnwindError
 
@@ -64,8 +65,13 @@ def real_return_address(kernel: Kernel, task: Task, trampoline: int, slot: int) 
 
 
 def has_replaced(kernel: Kernel, task: Task) -> bool:
-    """Tell whether return addresses on the stack of a task may be replaced."""
-    return task.is_traced or kernel.once("kretprobes", lambda: _has_hash(kernel))
+    """Tell whether return addresses on the stack of a task may be replaced.
+
+    :raise FaultError: what would tell cannot be read
+    """
+    return stack_states(kernel)[task.address].is_traced or kernel.once(
+        "kretprobes", lambda: _has_hash(kernel)
+    )
 
 
 def _replaced(kernel: Kernel, task: Task, trampoline: int, name: str, slot: int) -> int:

@@ -22,7 +22,7 @@ from gdbkdump.errors import (
     SymbolNotFoundError,
 )
 from gdbkdump.kernel.panic import cpu_registers, unsaved_registers
-from gdbkdump.kernel.sched import running_tasks
+from gdbkdump.kernel.sched import running_tasks, stack_states
 from gdbkdump.unwind.calls import Calls
 from gdbkdump.unwind.frame import Frame, FrameKind, Stack, StackEnd, UnwindError
 from gdbkdump.unwind.orc import (
@@ -240,7 +240,7 @@ class _Walk:
     def from_switch(self) -> None:
         """Unwind from what ``__switch_to_asm`` saved (struct inactive_task_frame)."""
         unwinder, task = self._unwinder, self._result.task
-        sp = task.sp
+        sp = stack_states(unwinder.kernel)[task.address].sp
         (stack,) = self._unvisited
         if sp & 7 or not stack.start <= sp <= stack.end - unwinder.frame_size:
             raise UnwindError(

@@ -34,12 +34,12 @@ class Traced(Machine):
         )
         node = struct.pack("<6Q", 0, 0, 0, 0, self.outer + 7, slot)
         self.memory.add(NODE, node)
-        self.memory.write(self.task().address + 0x208, NODE + 16)
         self.made = self.kernel()
 
-    def frames(self, monkeypatch, frame_of, **changes):
+    def frames(self, monkeypatch, frame_of, is_traced=True):
         """The FDEs of the file, None where there is none."""
-        task = self.task()._replace(**{"is_traced": True, **changes})
+        task = self.task()
+        self.memory.write(task.address + 0x208, NODE + 16 if is_traced else 0)
         monkeypatch.setattr(tracefile, "tasks", lambda kernel: [task])
         monkeypatch.setattr(unwinder, "running_tasks", lambda kernel: {})
         data = tracefile.trace_frames(self.made, frame_of)

@@ -226,9 +226,7 @@ class Machine:
         return Kernel(self.memory, info, X86_64(), None)
 
     def task(self):
-        start, data = self.memory.part(TASK + 0x100)
-        (sp,) = struct.unpack_from("<Q", data, TASK + 0x100 - start)
-        known = {"address": TASK, "comm": b"test", "stack": STACK, "sp": sp}
+        known = {"address": TASK, "comm": b"test", "stack": STACK}
         return Task(**{**dict.fromkeys(Task._fields, 0), **known})
 
     def unwind(self, **changes):
