@@ -8,13 +8,13 @@ SIGBUS. Every size and offset is checked against the file before it is used.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from gdbkdump.arch.x86_64 import START_KERNEL_MAP, X86_64
-from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.errors import FaultReason, FormatError
 from gdbkdump.formats.base import Extent, Note, Saving
+from gdbkdump.formats.flat import FlatDump
 from gdbkdump.formats.notes import NT_PRPSINFO, parse_notes
 
 if TYPE_CHECKING:
@@ -43,25 +43,22 @@ _INCOMPLETE = 1
 _XEN_NOTES = (b"Xen", b"XEN", b"VMCOREINFO_XEN")
 
 
-class ElfDump:
+class ElfDump(FlatDump):
     """An ELF vmcore.
 
     :ivar extents: the PT_LOADs, in the order of the file
     :ivar problems: what is wrong with the file, one line each
     """
 
-    is_flat = True
-
     def __init__(self, file: DumpBytes) -> None:
         """Read the headers; the file's contents stay where they are.
 
         :raise FormatError: they cannot be those of a 64-bit little-endian core
         """
+        super().__init__(file)
         self.path = file.path
         self.paths: Sequence[Path] = [file.path]
         self.format = f"{file.kind}ELF vmcore"
-        self._file = file
-        self._pread = file.pread
         self.problems: list[str] = [*file.problems]
         self.is_incomplete = file.is_cut
         self.machine, table = self._read_headers()
@@ -80,7 +77,7 @@ class ElfDump:
                 " in their registers is not known"
             )
         self.saving = Saving(erased=_erased(self.notes))
-        self._index()
+        self._index(self._distinct_runs())
 
     def _read_headers(self) -> tuple[int, list[tuple[int, ...]]]:
         raw = self._file.read_header(0, _EHDR.size)
@@ -185,21 +182,17 @@ class ElfDump:
             self.problems.append("the notes are cut")
         return list(parse_notes(data, self.problems))
 
-    def _index(self) -> None:
+    def _distinct_runs(self) -> Iterator[tuple[int, int, int]]:
         # The kernel image is there twice (image and direct map), so physical ranges
         # overlap; what an earlier header holds is cut out of the later ones. Only the
         # bytes in the file are indexed; _reason() looks at the headers again.
-        starts: list[int] = []
-        runs: list[tuple[int, int]] = []  # (end, file offset minus physical address)
         right = [extent for extent in self.extents if extent not in self._doubtful]
+        before = 0
         for extent in sorted(right, key=lambda e: (e.paddr, -e.file_size)):
-            start, end = extent.paddr, extent.paddr + extent.file_size
-            if starts:
-                start = max(start, runs[-1][0])
+            start, end = max(before, extent.paddr), extent.paddr + extent.file_size
             if start < end:
-                starts.append(start)
-                runs.append((end, extent.offset - extent.paddr))
-        self._starts, self._runs = starts, runs
+                yield start, end, extent.offset - extent.paddr
+                before = end
 
     @property
     def missing(self) -> int:
@@ -211,56 +204,6 @@ class ElfDump:
         """Bytes of memory that were filtered out when the dump was saved."""
         return sum(e.size - e.file_size - e.missing for e in self.extents)
 
-    def read_phys(self, paddr: int, size: int) -> bytes:
-        """Return ``size`` bytes of physical memory.
-
-        :raise FaultError: not all of them can be had
-        """
-        i = bisect_right(self._starts, paddr) - 1
-        if i >= 0:
-            end, delta = self._runs[i]
-            if paddr + size <= end:
-                try:
-                    data = self._pread(size, paddr + delta)
-                except OSError:
-                    raise FaultError("physical", paddr, FaultReason.IO) from None
-                if len(data) == size:
-                    return data
-        return self._read_pieces(paddr, size)
-
-    def _read_pieces(self, paddr: int, size: int) -> bytes:
-        pieces = []
-        while size > 0:
-            found = self._find(paddr)
-            if found is None:
-                raise FaultError("physical", paddr, self._reason(paddr))
-            offset, length = found
-            try:
-                piece = self._pread(min(size, length), offset)
-            except OSError:
-                raise FaultError("physical", paddr, FaultReason.IO) from None
-            if not piece:
-                raise FaultError("physical", paddr, FaultReason.MISSING)
-            pieces.append(piece)
-            paddr += len(piece)
-            size -= len(piece)
-        return b"".join(pieces)
-
-    def file_range(self, paddr: int) -> tuple[int, int] | None:
-        """Return file offset and bytes that follow there in one run, or None."""
-        found = self._find(paddr)
-        place = self._file.span(found[0]) if found else None
-        if found is None or place is None:
-            return None
-        return place[0], min(place[1], found[1])
-
-    def _find(self, paddr: int) -> tuple[int, int] | None:
-        i = bisect_right(self._starts, paddr) - 1
-        if i < 0 or paddr >= self._runs[i][0]:
-            return None
-        end, delta = self._runs[i]
-        return paddr + delta, end - paddr
-
     def _reason(self, paddr: int) -> FaultReason:
         for extent in self.extents:
             if extent.paddr <= paddr < extent.paddr + extent.size:
@@ -269,10 +212,6 @@ class ElfDump:
                 lost = paddr < extent.paddr + extent.file_size + extent.missing
                 return FaultReason.MISSING if lost else FaultReason.EXCLUDED
         return FaultReason.HOLE
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._file.close()
 
 
 def _overlapping(

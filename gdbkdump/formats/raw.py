@@ -8,12 +8,12 @@ LiME, a module that writes memory out, puts a header before each range of RAM (i
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdbkdump.errors import FaultError, FaultReason, FormatError
+from gdbkdump.errors import FormatError
 from gdbkdump.formats.base import Extent, Note, Saving
+from gdbkdump.formats.flat import FlatDump
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,9 @@ class _Range(NamedTuple):
     offset: int
 
 
-class RawDump:
+class RawDump(FlatDump):
     """Memory from physical addresses on, and nothing that tells of it."""
 
-    is_flat = True
     # No header tells the machine; what is found in memory proves it or does not.
     machine = _EM_X86_64
     excluded = 0
@@ -50,22 +49,24 @@ class RawDump:
 
         :raise FormatError: there are none, they overlap or reach beyond all memory
         """
+        super().__init__(file)
         self.path = file.path
         self.paths: Sequence[Path] = [file.path]
         self.format = format_
         self.notes: Sequence[Note] = []
-        self._file = file
-        self._ranges = sorted(ranges)
-        self._starts = [item.paddr for item in self._ranges]
+        ranges = sorted(ranges)
         if not file.size:
             raise FormatError(f"{file.path} is empty")
-        for before, after in pairwise([*self._ranges, _Range(_PHYS_LIMIT, 0, 0)]):
+        for before, after in pairwise([*ranges, _Range(_PHYS_LIMIT, 0, 0)]):
             if before.paddr < 0 or before.paddr + before.size > after.paddr:
                 raise FormatError(
                     f"{file.path}: no memory of {before.size:#x} bytes can begin at"
                     f" {before.paddr:#x}"
                 )
-        self.extents: Sequence[Extent] = [self._extent(each) for each in self._ranges]
+        self._index(
+            (paddr, paddr + size, offset - paddr) for paddr, size, offset in ranges
+        )
+        self.extents: Sequence[Extent] = [self._extent(each) for each in ranges]
         self.missing = sum(extent.missing for extent in self.extents)
         self.is_incomplete = bool(self.missing)
         self.problems = (
@@ -78,46 +79,6 @@ class RawDump:
         there = max(0, min(item.size, self._file.size - item.offset))
         lost = item.size - there
         return Extent(None, item.paddr, item.size, there, item.offset, lost)
-
-    def _find(self, paddr: int) -> _Range:
-        # The rest of the range from an address on.
-        i = bisect_right(self._starts, paddr) - 1
-        if i < 0 or paddr >= self._ranges[i].paddr + self._ranges[i].size:
-            raise FaultError("physical", paddr, FaultReason.HOLE)
-        start, size, offset = self._ranges[i]
-        return _Range(paddr, start + size - paddr, offset + paddr - start)
-
-    def read_phys(self, paddr: int, size: int) -> bytes:
-        """Return ``size`` bytes of physical memory.
-
-        :raise FaultError: not all of them can be had
-        """
-        pieces = []
-        while size > 0:
-            found = self._find(paddr)
-            try:
-                piece = self._file.pread(min(size, found.size), found.offset)
-            except OSError:
-                raise FaultError("physical", paddr, FaultReason.IO) from None
-            if not piece:
-                raise FaultError("physical", paddr, FaultReason.MISSING)
-            pieces.append(piece)
-            paddr += len(piece)
-            size -= len(piece)
-        return b"".join(pieces)
-
-    def file_range(self, paddr: int) -> tuple[int, int] | None:
-        """Return file offset and bytes that follow there in one run, or None."""
-        try:
-            found = self._find(paddr)
-        except FaultError:
-            return None
-        place = self._file.span(found.offset)
-        return (place[0], min(place[1], found.size)) if place else None
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._file.close()
 
 
 def open_bare(file: DumpBytes, base: int) -> RawDump:
