@@ -223,7 +223,7 @@ def _open_lime(files: list[DumpBytes], report: Report, cache_bytes: int) -> Dump
 
     if len(files) > 1:
         raise FormatError(f"{files[0].path}: a memory image has to be one file")
-    return open_lime(files[0])
+    return open_lime(files[0], report)
 
 
 def _open_with_library(

@@ -15,22 +15,26 @@ import os
 import resource
 import struct
 import sys
+from array import array
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from typing import BinaryIO
 
 _REQUEST = struct.Struct("<QI")
 _ANSWER = struct.Struct("<BI")
 OK, NO_DATA, FAILED = 0, 1, 2
 # The exit code that says that this Python has no libkdumpfile.
 NO_LIBRARY = 77
-# What a corrupt header may make it allocate.
-_MAX_MEMORY = 4 << 30
+# What a corrupt header may make it allocate; what it maps of the file is not in it.
+_MAX_MEMORY = 1 << 30
 _MAX_RUNS = 1 << 20
 _MAX_CPUS = 8192
 _LKCD_MAGIC = b"\xed\x23\x8f\x61\x73\x01\x19\xa8"
-_LKCD_END = 4
+_PHYS_LIMIT = 1 << 52
+_LKCD_HEADER = 742
+_LKCD_RAW, _LKCD_PACKED, _LKCD_END = 1, 2, 4
 
 
 def _attribute(attributes: Any, path: str) -> Any:
@@ -46,60 +50,119 @@ def _blob(value: Any) -> str | None:
     return None if value is None else bytes(value).hex()
 
 
-def _lkcd_runs(path: str) -> list[list[int]]:
-    # The library has no map of an LKCD dump, and its cache (0.5.1) loses pages after
-    # some thousand questions for pages that are not there, so they are found here: each
-    # is behind its address, size and flags.
+class Pages:
+    """Which pages a dump has, as runs of (address, size).
+
+    :ivar ram: all memory
+    :ivar there: what of it the library may be asked for
+    :ivar damaged: pages that the file contradicts itself about
+    :ivar problem: what is wrong with the file as a whole
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.ram: list[tuple[int, int]] = []
+        self.there: list[tuple[int, int]] = []
+        self.damaged: list[tuple[int, int]] = []
+        self.problem: str | None = None
+
+
+def find_lkcd_pages(path: str, page_size: int) -> Pages:
+    """Find the pages of an LKCD dump; each is behind its address, size and flags.
+
+    The library has no map of them, and its cache (0.5.1) loses pages after some
+    thousand questions for pages that are not there. Nor does it mind a page that the
+    file ends within, or that is there twice.
+    """
+    found = Pages()
+    addresses = array("Q")
     with open(path, "rb") as file:
-        head = file.read(742)
-        order = "<" if head[:8] == _LKCD_MAGIC else ">"
-        version, page_size = struct.unpack_from(f"{order}8xI8xI", head)
-        at = 65536
-        if version & 0xFFFF >= 9:
-            (at,) = struct.unpack_from(f"{order}Q", head, 734)
-        page = struct.Struct(f"{order}QII")
-        runs: list[list[int]] = []
-        while len(runs) < _MAX_RUNS and at < 1 << 60:
-            file.seek(at)
-            raw = file.read(page.size)
-            if len(raw) < page.size:
-                break
-            address, size, flags = page.unpack(raw)
-            if flags & _LKCD_END:
-                break
-            if runs and runs[-1][0] + runs[-1][1] == address:
-                runs[-1][1] += page_size
-            else:
-                runs.append([address, page_size])
-            at += page.size + size
-    return runs
+        found.problem = _collect_lkcd_pages(file, page_size, addresses)
+    previous = None
+    for address in sorted(addresses):
+        runs = found.damaged if address == previous else found.ram
+        _append(runs, address, page_size)
+        previous = address
+    found.there = found.ram
+    return found
 
 
-def _mapped_runs(attributes: Any, page_size: int) -> list[list[int]]:
+def _collect_lkcd_pages(
+    file: BinaryIO, page_size: int, addresses: array[int]
+) -> str | None:
+    # What is wrong, if anything is.
+    limit = os.fstat(file.fileno()).st_size
+    head = file.read(_LKCD_HEADER)
+    order = "<" if head[:8] == _LKCD_MAGIC else ">"
+    at = 65536
+    if int.from_bytes(head[8:12], "little" if order == "<" else "big") & 0xFFFF >= 9:
+        (at,) = struct.unpack_from(f"{order}Q", head, _LKCD_HEADER - 8)
+    page = struct.Struct(f"{order}QII")
+    while at + page.size <= limit:
+        file.seek(at)
+        address, size, flags = page.unpack(file.read(page.size))
+        if flags & _LKCD_END:
+            return None
+        is_page = flags in (_LKCD_RAW, _LKCD_PACKED) and 0 < size <= 2 * page_size
+        if not is_page or address & (page_size - 1) or address >= _PHYS_LIMIT:
+            return f"what should be a page at {at:#x} is none: the rest is lost"
+        at += page.size + size
+        if at <= limit:
+            addresses.append(address)
+    return "the file is truncated: it has no end mark"
+
+
+def _append(runs: list[tuple[int, int]], start: int, size: int) -> None:
+    if runs and sum(runs[-1]) >= start:
+        first = runs[-1][0]
+        runs[-1] = (first, max(sum(runs[-1]), start + size) - first)
+    else:
+        runs.append((start, size))
+
+
+def joined(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return runs in order, and one where they touch or overlap."""
+    found: list[tuple[int, int]] = []
+    for start, size in sorted(runs):
+        _append(found, start, size)
+    return found
+
+
+def _find_mapped_pages(attributes: Any, page_size: int) -> Pages:
     # Without a map of pages all up to the last.
-    pages = _attribute(attributes, "memory.pagemap")
-    pages = pages or _attribute(attributes, "file.pagemap")
+    found = Pages()
     last = _attribute(attributes, "max_pfn") or 0
-    if pages is None:
-        return [[0, last * page_size]]
-    runs: list[list[int]] = []
+    there = _attribute(attributes, "file.pagemap")
+    ram = _attribute(attributes, "memory.pagemap") or there
+    found.there = _runs(there, last, page_size)
+    found.ram = joined([*_runs(ram, last, page_size), *found.there])
+    return found
+
+
+def _runs(bitmap: Any, last: int, page_size: int) -> list[tuple[int, int]]:
+    if bitmap is None:
+        return [(0, last * page_size)] if last else []
+    runs: list[tuple[int, int]] = []
     at = 0
     while len(runs) < _MAX_RUNS:
         try:
-            start = pages.find_set(at)
+            start = bitmap.find_set(at)
         except Exception:  # noqa: BLE001 - the end of the map, whatever it is called
             break
-        at = min(pages.find_clear(start), last)
+        at = min(bitmap.find_clear(start), last)
         if at <= start:
             break
-        runs.append([start * page_size, (at - start) * page_size])
+        runs.append((start * page_size, (at - start) * page_size))
     return runs
 
 
 def _describe(path: str, attributes: Any) -> dict[str, Any]:
     page_size = _attribute(attributes, "arch.page_size") or 4096
     is_lkcd = _attribute(attributes, "file.format") == "lkcd"
-    runs = _lkcd_runs(path) if is_lkcd else _mapped_runs(attributes, page_size)
+    if is_lkcd:
+        pages = find_lkcd_pages(path, page_size)
+    else:
+        pages = _find_mapped_pages(attributes, page_size)
     cpus = _attribute(attributes, "cpu.number") or 0
     notes = (
         _blob(_attribute(attributes, f"cpu.{cpu}.PRSTATUS"))
@@ -108,7 +171,7 @@ def _describe(path: str, attributes: Any) -> dict[str, Any]:
     return {
         "format": _attribute(attributes, "file.description"),
         "arch": _attribute(attributes, "arch.name"),
-        "runs": runs,
+        **vars(pages),
         "vmcoreinfo": _blob(_attribute(attributes, "linux.vmcoreinfo.raw")),
         "prstatus": [note for note in notes if note],
     }
@@ -126,7 +189,7 @@ def _answer(library: Any, dump: Any, address: int, size: int) -> tuple[int, byte
 def main(words: Sequence[str]) -> int:
     """Open the dump named on the command line and serve it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY, _MAX_MEMORY))
     try:
         import kdumpfile
     except ImportError:

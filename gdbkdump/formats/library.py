@@ -27,7 +27,7 @@ from gdbkdump.formats.base import Extent, Note, Saving
 from gdbkdump.formats.notes import NT_PRSTATUS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _REQUEST = struct.Struct("<QI")
 _ANSWER = struct.Struct("<BI")
@@ -49,9 +49,7 @@ class LibraryDump:
     """
 
     is_flat = False
-    is_incomplete = False
     missing = 0
-    excluded = 0
     saving = Saving()
 
     def __init__(self, path: Path) -> None:
@@ -66,11 +64,21 @@ class LibraryDump:
         self._python, told = self._find_python()
         self.format = f"{told['format']} (libkdumpfile)"
         self.machine = _MACHINES.get(told["arch"] or "", 0)
+        self._ram = _Runs(told["ram"])
+        self._there = _Runs(told["there"])
+        self._damaged = _Runs(told["damaged"])
         self.extents: Sequence[Extent] = [
-            Extent(None, paddr, size, size) for paddr, size in _joined(told["runs"])
+            Extent(None, paddr, size, size) for paddr, size in told["ram"]
         ]
-        self._starts = [extent.paddr for extent in self.extents]
-        self._ends = [extent.paddr + extent.size for extent in self.extents]
+        self.excluded = self._ram.size - self._there.size
+        self.is_incomplete = told["problem"] is not None
+        if self.is_incomplete:
+            self.problems.append(told["problem"])
+        if told["damaged"]:
+            self.problems.append(
+                f"{self._damaged.size} bytes of pages are there twice: which is right,"
+                " none knows, so neither is read"
+            )
         self.notes: Sequence[Note] = _notes(told)
 
     def _find_python(self) -> tuple[str, dict[str, Any]]:
@@ -97,14 +105,23 @@ class LibraryDump:
         """
         pieces = []
         while size > 0:
-            i = bisect_right(self._starts, paddr) - 1
-            if i < 0 or paddr >= self._ends[i]:
-                raise FaultError("physical", paddr, FaultReason.HOLE)
-            piece = min(size, self._ends[i] - paddr, _MAX_PIECE)
+            piece = min(size, self._find(paddr) - paddr, _MAX_PIECE)
             pieces.append(self._read(paddr, piece))
             paddr += piece
             size -= piece
         return b"".join(pieces)
+
+    def _find(self, paddr: int) -> int:
+        # Where what can be read from an address on ends.
+        is_ram, end = self._ram.find(paddr)
+        is_there, until = self._there.find(paddr)
+        is_damaged, sound = self._damaged.find(paddr)
+        if not is_ram:
+            raise FaultError("physical", paddr, FaultReason.HOLE)
+        if not is_there or is_damaged:
+            why = FaultReason.CORRUPT if is_damaged else FaultReason.EXCLUDED
+            raise FaultError("physical", paddr, why)
+        return min(end, until, sound)
 
     def _read(self, paddr: int, size: int) -> bytes:
         status, data = self._ask(paddr, size)
@@ -138,16 +155,17 @@ class LibraryDump:
             self._worker = None
 
 
-def _joined(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    # In order, and one where they touch or overlap.
-    joined: list[tuple[int, int]] = []
-    for start, size in sorted(map(tuple, runs)):
-        if joined and start <= sum(joined[-1]):
-            first = joined[-1][0]
-            joined[-1] = (first, max(sum(joined[-1]), start + size) - first)
-        else:
-            joined.append((start, size))
-    return joined
+class _Runs:
+    # Runs of memory, in order.
+    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
+        self._edges = [edge for start, size in runs for edge in (start, start + size)]
+        self.size = sum(size for _, size in runs)
+
+    def find(self, paddr: int) -> tuple[bool, int]:
+        """Tell whether an address is in one, and up to where that holds."""
+        i = bisect_right(self._edges, paddr)
+        end = self._edges[i] if i < len(self._edges) else 1 << 64
+        return bool(i & 1), end
 
 
 def _notes(told: dict[str, Any]) -> list[Note]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from gdbkdump.formats.base import Report
     from gdbkdump.formats.file import DumpBytes
 
 _EM_X86_64 = 62
@@ -28,6 +29,7 @@ _LIME = struct.Struct("<IIQQ8x")
 LIME_MAGIC = b"EMiL"
 # A machine has a dozen ranges of RAM; bounds a damaged file.
 _MAX_RANGES = 65536
+_CHUNK = 4 << 20
 
 
 class _Range(NamedTuple):
@@ -89,7 +91,7 @@ def open_bare(file: DumpBytes, base: int) -> RawDump:
     return RawDump(file, "bare memory", [_Range(base, file.size, 0)])
 
 
-def open_lime(file: DumpBytes) -> RawDump:
+def open_lime(file: DumpBytes, report: Report) -> RawDump:
     """Open an image of LiME.
 
     :raise FormatError: it is damaged
@@ -108,4 +110,24 @@ def open_lime(file: DumpBytes) -> RawDump:
             )
         ranges.append(_Range(first, last + 1 - first, at + _LIME.size))
         at += _LIME.size + last + 1 - first
+    if at > file.size:
+        _check_last(file, ranges[-1], report)
     return RawDump(file, "LiME memory image", ranges)
+
+
+def _check_last(file: DumpBytes, last: _Range, report: Report) -> None:
+    # Either the file is cut, or the range's end is damaged, and others are behind it.
+    # Those begin at higher addresses; what memory has of headers is of earlier ones.
+    start = _LIME.pack(int.from_bytes(LIME_MAGIC, "little"), 1, 0, 0)[:8]
+    for at in range(last.offset, file.size, _CHUNK):
+        report("looking for the last header of LiME", at, file.size)
+        data = file.read_header(at, _CHUNK + _LIME.size)
+        place = data.find(start)
+        while 0 <= place <= len(data) - _LIME.size:
+            _, _, first, end = _LIME.unpack_from(data, place)
+            if last.paddr < first <= end < _PHYS_LIMIT:
+                raise FormatError(
+                    f"{file.path}: the header of LiME at {last.offset - _LIME.size:#x}"
+                    f" is damaged, as there is another one at {at + place:#x}"
+                )
+            place = data.find(start, place + 1)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import resource
 import signal
+import struct
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdbkdump.errors import FaultError, KdumpError
+from gdbkdump.errors import FaultError, FormatError, KdumpError
 from gdbkdump.formats import open_dump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import FrameType
 
@@ -39,6 +41,19 @@ class Damage(NamedTuple):
 
     what: str
     data: bytes
+
+
+def fields_of(
+    start: int, names: str, code: str, order: str = "<"
+) -> dict[str, tuple[int, int]]:
+    """Return (offset, bytes) of the fields of a packed structure by name."""
+    found = {}
+    at = start
+    for name, letter in zip(names.split(), code, strict=True):
+        size = struct.calcsize(f"{order}{letter}")
+        found[name] = (at, size)
+        at += size
+    return found
 
 
 def truncated(data: bytes, edges: Mapping[str, int]) -> Iterator[Damage]:
@@ -100,15 +115,46 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def check(paths: list[Path], pages: Mapping[int, bytes]) -> str:
+def try_all(
+    directory: Path,
+    cases: Iterable[tuple[str, Sequence[bytes]]],
+    pages: Mapping[int, bytes],
+    base: int | None = None,
+) -> Counter[str]:
+    """Check damaged dumps of one file or several; count what came of them.
+
+    :param directory: for the files; each case finds none of those before
+    :param cases: what was done, and the files as they are named
+    :raise AssertionError: with all that went wrong: one damage tells little of a reader
+    """
+    outcomes: Counter[str] = Counter()
+    wrong = []
+    for what, files in cases:
+        for old in directory.iterdir():
+            old.unlink()
+        paths = [directory / f"vmcore{number + 1}" for number in range(len(files))]
+        for path, data in zip(paths, files, strict=True):
+            path.write_bytes(data)
+        try:
+            outcomes[check(paths, pages, base)] += 1
+        except Exception as error:  # noqa: BLE001
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
+    assert not wrong, "\n".join(wrong)
+    return outcomes
+
+
+def check(
+    paths: Sequence[Path], pages: Mapping[int, bytes], base: int | None = None
+) -> str:
     """Open a damaged dump and read it through; tell what came of it.
 
     :param pages: by page frame number, what a page must be if it can be read at all
+    :param base: of bare memory
     :raise AssertionError: a page is not the one that was asked for
     """
     with bounded():
         try:
-            dump = open_dump(paths[0], *paths[1:])
+            dump = open_dump(paths[0], *paths[1:], base=base)
         except KdumpError as error:
             assert str(error) and "\n" not in str(error)
             return "refused"
@@ -117,7 +163,8 @@ def check(paths: list[Path], pages: Mapping[int, bytes]) -> str:
             for pfn, page in pages.items():
                 try:
                     data = dump.read_phys(pfn * PAGE, PAGE)
-                except FaultError:
+                except (FaultError, FormatError) as error:
+                    assert "\n" not in str(error)
                     lost += 1
                     continue
                 assert data == page, f"page {pfn:#x} is not what was saved"

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import random
 import struct
-from collections import Counter
+import sys
 
 import pytest
-from support.corruption import PAGE, blotted, check, overwritten, truncated
+from support.corruption import PAGE, blotted, fields_of, overwritten, truncated, try_all
 from support.mkdiskdump import KdumpFile, flatten
 from support.mkdump import ElfCore, Segment, note
+from support.mklkcd import write_lkcd
 
 
 def page(seed):
@@ -22,18 +23,8 @@ def page(seed):
 PAGES = {pfn: page(pfn) for pfn in (*range(8), 12, 13, 40, 41)}
 PAGES |= {pfn: random.Random(pfn).randbytes(PAGE) for pfn in range(48, 56)}
 PAGES[3] = bytes(PAGE)
+M64 = (1 << 64) - 1
 NOTES = note(b"CORE", 1, bytes(336)) + note(b"VMCOREINFO", 0, b"OSRELEASE=6.1\n" * 9)
-
-
-def fields_of(start, names, code):
-    """Return (offset, bytes) of the fields of a packed structure by name."""
-    found = {}
-    at = start
-    for name, letter in zip(names.split(), code, strict=True):
-        size = struct.calcsize(f"<{letter}")
-        found[name] = (at, size)
-        at += size
-    return found
 
 
 def elf():
@@ -41,7 +32,11 @@ def elf():
         Segment(pfn * PAGE, data, vaddr=0xFFFF888000000000 + pfn * PAGE)
         for pfn, data in PAGES.items()
     ]
-    data = ElfCore(segments, NOTES).build()
+    return elf_core(segments, NOTES)
+
+
+def elf_core(segments, notes):
+    data = ElfCore(segments, notes).build()
     names = "type machine version entry phoff shoff flags ehsize phentsize phnum"
     fields = fields_of(16, names, "HHIQQQIHHH")
     edges = {"the header": 64, "the notes": 64 + 56, "the end": len(data)}
@@ -59,7 +54,66 @@ def elf():
         for name, place in fields.items()
         if not name.startswith(("offset", "paddr", "flags"))
     }
-    return data, fields, {"the notes": (start, len(NOTES))}, edges
+    return data, fields, {"the notes": (start, len(notes))}, edges
+
+
+def qemu():
+    """As dump-guest-memory writes it: physical addresses as virtual ones."""
+    runs = [Segment(pfn * PAGE, b"", vaddr=pfn * PAGE) for pfn in (0, 12, 40, 48)]
+    for pfn, data in sorted(PAGES.items()):
+        run = max((run for run in runs if run.paddr <= pfn * PAGE), key=_paddr)
+        run.data += data
+    # Of the video card, which is not stored.
+    absent = Segment(0xFD000000, b"", vaddr=0xFD000000, size=0x1000000, offset=-1 & M64)
+    notes = b"".join(note(b"CORE", 1, bytes(336)) for _ in range(2))
+    cpu = struct.pack("<II", 1, 440).ljust(440, b"\x11")
+    notes += b"".join(note(b"QEMU", 0, cpu) for _ in range(2))
+    return elf_core([*runs, absent], notes)
+
+
+def _paddr(segment):
+    return segment.paddr
+
+
+def lime():
+    pieces = []
+    at = 0
+    fields, edges = {}, {}
+    for number, (first, size) in enumerate(((0, 8), (12, 2), (40, 2), (48, 8))):
+        memory = b"".join(PAGES[pfn] for pfn in range(first, first + size))
+        last = (first + size) * PAGE - 1
+        head = struct.pack("<IIQQ8x", 0x4C694D45, 1, first * PAGE, last)
+        names = " ".join(f"{name}-{number}" for name in ("magic", "version", "first",
+                                                          "last"))  # fmt: skip
+        fields |= fields_of(at, names, "IIQQ")
+        edges |= {f"range {number}": at, f"its memory {number}": at + len(head)}
+        pieces.append(head + memory)
+        at += len(pieces[-1])
+    # Nothing after it tells that the last range began elsewhere.
+    del fields["first-3"]
+    data = b"".join(pieces)
+    areas = {"the first header": (0, 32), "the second": (32 + 8 * PAGE, 32)}
+    return data, fields, areas, edges | {"the end": len(data)}
+
+
+def lkcd(directory):
+    pages = [(pfn * PAGE, page) for pfn, page in sorted(PAGES.items())]
+    data = write_lkcd(directory / "lkcd", pages, compress=True).read_bytes()
+    (directory / "lkcd").unlink()
+    fields = fields_of(8, "version header_size level page_size", "IIII")
+    del fields["level"]
+    fields |= fields_of(714, "compress", "I")
+    fields |= fields_of(734, "first-page", "Q")
+    edges = {"the header": 742, "the pages": 65536, "the end": len(data)}
+    at = 65536
+    for number in range(len(pages) + 1):
+        if number in (0, 9, len(pages)):
+            names = " ".join(f"{name}-{number}" for name in ("address", "size", "flag"))
+            fields |= fields_of(at, names, "QII")
+            edges[f"page {number}"] = at
+        at += 16 + struct.unpack_from("<I", data, at + 8)[0]
+    areas = {"the header": (8, 64), "a page's head": (65536, 16), "a page": (65552, 64)}
+    return data, fields, areas, edges
 
 
 def kdump(**changes):
@@ -113,9 +167,12 @@ def flattened(data):
     return stream, fields, {"a record's head": (4096, 16)}, edges
 
 
-def damages(kind):
+def damages(kind, directory):
     make = {
         "elf": elf,
+        "qemu": qemu,
+        "lime": lime,
+        "lkcd": lambda: lkcd(directory),
         "kdump": kdump,
         "flattened-elf": lambda: flattened(elf()[0]),
         "flattened-kdump": lambda: flattened(kdump()[0]),
@@ -129,25 +186,16 @@ def damages(kind):
     ]
 
 
-KINDS = ("elf", "kdump", "flattened-elf", "flattened-kdump")
+KINDS = ("elf", "qemu", "kdump", "flattened-elf", "flattened-kdump", "lime", "lkcd")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged(kind, tmp_path):
-    data, cases = damages(kind)
-    path = tmp_path / "vmcore"
-    path.write_bytes(data)
-    assert check([path], PAGES) == "read"
+def test_damaged(kind, tmp_path, monkeypatch):
+    # Of LKCD each case is a process, and this one starts at once.
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    data, cases = damages(kind, tmp_path)
+    assert try_all(tmp_path, [("nothing", [data])], PAGES) == {"read": 1}
     assert len(cases) >= 60
-    outcomes = Counter()
-    wrong = []
-    for case in cases:
-        path.write_bytes(case.data)
-        try:
-            outcomes[check([path], PAGES)] += 1
-        except Exception as error:  # noqa: BLE001
-            # All of them at once: one damage tells little of a reader.
-            wrong.append(f"{case.what}: {type(error).__name__}: {error}")
-    assert not wrong, "\n".join(wrong)
+    outcomes = try_all(tmp_path, ((case.what, [case.data]) for case in cases), PAGES)
     # Some damage is harmless, some is not, some is fatal.
     assert set(outcomes) == {"read", "lost", "refused"}

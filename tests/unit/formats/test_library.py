@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import struct
@@ -105,6 +106,61 @@ def test_what_was_cut_off_is_not_there(lkcd, size):
     dump.close()
 
 
+def test_a_page_that_is_cut_is_lost(lkcd):
+    # The library would read zeros behind the end of the file.
+    data = lkcd.read_bytes()
+    lkcd.write_bytes(data[:-17])
+    dump = open_dump(lkcd)
+    assert (dump.is_incomplete, dump.problems) == (
+        True, ["the file is truncated: it has no end mark"],
+    )  # fmt: skip
+    with pytest.raises(FaultError, match="not in the dump"):
+        dump.read_phys(4096 << 12, 4096)
+    assert dump.read_phys(17 << 12, 4096) == PAGES[17 << 12]
+    dump.close()
+
+
+def test_a_page_that_is_there_twice_is_not_read(tmp_path):
+    pages = [*PAGES.items(), (0x2000, page(40))]
+    dump = open_dump(write_lkcd(tmp_path / "dump", pages))
+    assert next((e.paddr, e.size) for e in dump.extents) == (0x1000, 0x3000)
+    assert dump.problems[0].startswith("4096 bytes of pages are there twice")
+    with pytest.raises(FaultError) as raised:
+        dump.read_phys(0x1F00, 4096)
+    assert (raised.value.address, raised.value.reason) == (0x2000, FaultReason.CORRUPT)
+    assert dump.read_phys(0x3000, 4096) == PAGES[0x3000]
+    dump.close()
+
+
+@pytest.mark.parametrize(("offset", "bad"), [(0, 0x123), (8, 0), (8, 1 << 20), (12, 8)])
+def test_a_head_of_no_page_ends_the_dump(lkcd, offset, bad):
+    data = bytearray(lkcd.read_bytes())
+    (size,) = struct.unpack_from("<I", data, _FIRST_PAGE + 8)
+    second = _FIRST_PAGE + 16 + size
+    struct.pack_into("<I", data, second + offset, bad)
+    lkcd.write_bytes(data)
+    dump = open_dump(lkcd)
+    assert dump.is_incomplete
+    assert dump.problems == [
+        f"what should be a page at {second:#x} is none: the rest is lost"
+    ]
+    assert [(e.paddr, e.size) for e in dump.extents] == [(0x1000, 4096)]
+    dump.close()
+
+
+def test_what_the_library_may_not_be_asked_is_excluded(worker):
+    body = "sys.stdin.buffer.read(12); os._exit(3)"
+    dump = worker(body, ram=[[0, 8192], [12288, 4096]], there=[[0, 4096]])
+    assert dump.excluded == 8192
+    for paddr in (4096, 8191, 12288):
+        with pytest.raises(FaultError) as raised:
+            dump.read_phys(paddr, 1)
+        assert raised.value.reason is FaultReason.EXCLUDED
+    with pytest.raises(FormatError, match="exit code 3"):
+        dump.read_phys(4095, 1)
+    dump.close()
+
+
 @pytest.mark.parametrize(
     "magic", ["a8190173618f23ed", "a8190173618f23fd", "736164756d700000",
               "4449534b44554d50"],
@@ -125,17 +181,18 @@ def test_without_the_library_it_is_named(lkcd, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
-TOLD = '{"format": "x", "arch": "x86_64", "runs": [[0, 4096]], "vmcoreinfo": null, \
-"prstatus": []}'
+TOLD = {"format": "x", "arch": "x86_64", "ram": [[0, 4096]], "there": [[0, 4096]],
+        "damaged": [], "problem": None, "vmcoreinfo": None, "prstatus": []}  # fmt: skip
 
 
 @pytest.fixture
 def worker(lkcd, tmp_path, monkeypatch):
     """Put a program in the place of the worker; return a function that does so."""
 
-    def put(body):
+    def put(body, **changes):
+        told = json.dumps(TOLD | changes)
         program = tmp_path / "worker.py"
-        program.write_text(f"import os, sys, time\nprint('{TOLD}', flush=True)\n{body}")
+        program.write_text(f"import os, sys, time\nprint('{told}', flush=True)\n{body}")
         monkeypatch.setattr(kdumpfile_worker, "__file__", str(program))
         return open_dump(lkcd)
 
