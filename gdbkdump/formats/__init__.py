@@ -170,7 +170,7 @@ def _unflatten(file: DumpBytes, report: Report) -> DumpBytes:
 
 
 def _open_files(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
-    heads = [file.read_header(0, 512) for file in files]
+    heads = [_head(file) for file in files]
     for magic, opener in _FORMATS:
         if heads[0].startswith(magic):
             for file, head in zip(files, heads, strict=True):
@@ -180,6 +180,16 @@ def _open_files(files: list[DumpBytes], report: Report, cache_bytes: int) -> Dum
                     )
             return opener(files, report, cache_bytes)
     raise FormatError(f"{files[0].path} is not a vmcore: {_describe(heads[0])}")
+
+
+def _head(file: DumpBytes) -> bytes:
+    head = file.read_header(0, 512)
+    if not any(head.startswith(magic) for magic, _ in _FORMATS):
+        # A backup of a sadump has a block of its medium before all else.
+        behind = file.read_header(4096, len(_SADUMP))
+        if behind == _SADUMP:
+            return behind
+    return head
 
 
 def _open_elf(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
@@ -226,6 +236,12 @@ def _open_lime(files: list[DumpBytes], report: Report, cache_bytes: int) -> Dump
     return open_lime(files[0], report)
 
 
+def _open_sadump(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
+    from gdbkdump.formats.sadump import SadumpDump
+
+    return SadumpDump(files, report)
+
+
 def _open_with_library(
     files: list[DumpBytes], report: Report, cache_bytes: int
 ) -> DumpFile:
@@ -239,6 +255,7 @@ def _open_with_library(
 
 
 _FLATTENED = b"makedumpfile\0\0\0\0"
+_SADUMP = b"sadump\0\0"
 # First bytes of what is read, and what reads it.
 _FORMATS: tuple[tuple[bytes, Open], ...] = (
     (b"\x7fELF", _open_elf),
@@ -248,7 +265,7 @@ _FORMATS: tuple[tuple[bytes, Open], ...] = (
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _open_with_library),  # LKCD
     (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _open_with_library),  # big-endian
     (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", _open_with_library),  # s390 stand-alone
-    (b"sadump\0\0", _open_with_library),  # Fujitsu's firmware
+    (_SADUMP, _open_sadump),
 )
 
 

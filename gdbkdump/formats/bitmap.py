@@ -8,15 +8,15 @@ whole numbers of 4096 bits, which Python counts and shifts at once.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gdbkdump.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from gdbkdump.formats.base import Report
-    from gdbkdump.formats.file import DumpBytes
 
 _WORD_BYTES = 512
 _WORD_SHIFT = 12
@@ -27,6 +27,15 @@ _ZEROS, _ONES = bytes(_PIECE), b"\xff" * _PIECE
 _MAX_WORDS = 1 << 14
 
 
+class Source(Protocol):
+    """What a bitmap is read from: any ``DumpBytes``, for one."""
+
+    path: Path
+
+    def read_header(self, offset: int, size: int) -> bytes:
+        """Return bytes; fewer where the end is near."""
+
+
 class Bitmap:
     """A bitmap in a file.
 
@@ -34,7 +43,7 @@ class Bitmap:
     :param count: bits; those of the file beyond them do not count
     """
 
-    def __init__(self, file: DumpBytes, offset: int, count: int) -> None:
+    def __init__(self, file: Source, offset: int, count: int) -> None:
         """Take a bitmap; nothing is read yet."""
         self._file = file
         self._offset = offset
@@ -134,7 +143,7 @@ class RankedBitmap(Bitmap):
 
     def __init__(
         self,
-        file: DumpBytes,
+        file: Source,
         offset: int,
         count: int,
         first: int,

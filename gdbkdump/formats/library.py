@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Dumps of days gone by (LKCD, sadump, s390, diskdump), read by libkdumpfile.
+"""Dumps of days gone by (LKCD, s390, diskdump), read by libkdumpfile.
 
 The library runs in a process of its own (kdumpfile_worker.py), as it dies on many a
 corrupt file; a request that it does not survive is one error, and the next one starts

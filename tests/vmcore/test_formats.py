@@ -13,6 +13,7 @@ from contextlib import closing
 
 import pytest
 from support.ask_drgn import ask_drgn
+from support.mksadump import write_disks, write_sadump
 from support.stock_gdb import INIT, run_gdb
 
 from gdbkdump.cli import main
@@ -83,6 +84,40 @@ def test_rows_are_those_of_the_elf_vmcore(variant, session, name):
         mine, theirs = [{k: v for k, v in f.items() if k not in OWN} for f in facts]
         assert mine == theirs
         assert len(mine) > 10
+
+
+@pytest.fixture(scope="module")
+def sadump(variant, elf, tmp_path_factory):
+    """The same memory as the firmware of some machines would write it, on two disks."""
+    variant("zlib.d31")  # one dump is as good as another
+    path = tmp_path_factory.mktemp("sadump") / "whole"
+    frames = {
+        pfn
+        for extent in elf.extents
+        for pfn in range(-(-extent.paddr // PAGE), (extent.paddr + extent.size) // PAGE)
+    }
+    pages = ((pfn * PAGE, elf.read_phys(pfn * PAGE, PAGE)) for pfn in sorted(frames))
+    write_sadump(path, pages, max(frames) + 1)
+    disks = [path.with_name("disk1"), path.with_name("disk2")]
+    write_disks(disks, path, [len(frames) // 3])
+    yield path, disks
+    for each in (path, *disks):
+        each.unlink()
+
+
+def test_a_sadump_shows_the_same(sadump, session, dump_dir):
+    path, disks = sadump
+    for files in ([path], disks):
+        with closing(open_session(*files)) as other:
+            for text in ("klog", "kps", "kbt -a", "kmod", "kregs -a"):
+                assert rows(other, text) == rows(session, text)
+    commands = ("bt -frame-arguments none", "kps wl-crash")
+    shown = [
+        run_gdb(dump_dir / "vmlinux", core, *commands).splitlines()
+        for core in (path, dump_dir / "vmcore")
+    ]
+    assert frames(shown[0]) == frames(shown[1])
+    assert shown[0][-1] == shown[1][-1]
 
 
 def read(dump, pfn):

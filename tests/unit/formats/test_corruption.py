@@ -12,6 +12,7 @@ from support.corruption import PAGE, blotted, fields_of, overwritten, truncated,
 from support.mkdiskdump import KdumpFile, flatten
 from support.mkdump import ElfCore, Segment, note
 from support.mklkcd import write_lkcd
+from support.mksadump import write_sadump
 
 
 def page(seed):
@@ -116,6 +117,29 @@ def lkcd(directory):
     return data, fields, areas, edges
 
 
+def sadump(directory):
+    pages = [(pfn * PAGE, page) for pfn, page in sorted(PAGES.items())]
+    path = write_sadump(directory / "sadump", pages, 64, excluded=[8 * PAGE, 9 * PAGE])
+    data = path.read_bytes()
+    path.unlink()
+    names = "enable reboot compress recycle"
+    fields = fields_of(8, names, "IIII") | fields_of(152, "disk pad used", "IIQ")
+    fields |= fields_of(168, "magic", "I") | fields_of(PAGE - 4, "last-magic", "I")
+    fields |= fields_of(PAGE + 8, "version", "I")
+    names = "block_size extra sub ram dumped max total device written current cpus"
+    fields |= fields_of(PAGE + 40, names, "I" * 11) | fields_of(
+        PAGE + 88, "max_64", "Q"
+    )
+    fields |= fields_of(2 * PAGE, "states", "I")
+    areas = {
+        "the ids": (88, 48), "the magics": (168, 64), "the header": (PAGE, 120),
+        "the CPUs": (2 * PAGE, PAGE), "RAM": (3 * PAGE, 8), "dumped": (4 * PAGE, 8),
+    }  # fmt: skip
+    names = ("the partition", "the header", "the CPUs", "RAM", "dumped", "pages")
+    edges = {name: (number + 1) * PAGE for number, name in enumerate(names)}
+    return data, fields, areas, edges | {"the end": len(data)}
+
+
 def kdump(**changes):
     data = KdumpFile(PAGES, excluded=[8, 9], notes=NOTES, **changes).build()
     names = "status block_size sub_hdr_size bitmap_blocks max_mapnr"
@@ -173,6 +197,7 @@ def damages(kind, directory):
         "qemu": qemu,
         "lime": lime,
         "lkcd": lambda: lkcd(directory),
+        "sadump": lambda: sadump(directory),
         "kdump": kdump,
         "flattened-elf": lambda: flattened(elf()[0]),
         "flattened-kdump": lambda: flattened(kdump()[0]),
@@ -186,7 +211,16 @@ def damages(kind, directory):
     ]
 
 
-KINDS = ("elf", "qemu", "kdump", "flattened-elf", "flattened-kdump", "lime", "lkcd")
+KINDS = (
+    "elf",
+    "qemu",
+    "kdump",
+    "flattened-elf",
+    "flattened-kdump",
+    "lime",
+    "lkcd",
+    "sadump",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
