@@ -8,11 +8,14 @@ one session; "attach" is from the start of gdb. Figures go into README.md.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As users have it: Python compiles a module the first time only.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.dap_client import DapClient  # noqa: E402

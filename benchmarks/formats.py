@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As users have it: Python compiles a module the first time only.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _OURS = """
 import sys, time

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As users have it: Python compiles a module the first time only.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 INIT = ROOT / "gdb-init.py"
 
 # The question, as gdbkdump and crash (and so drgn-crash) are asked it.

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As users have it: Python compiles a module the first time only.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 INIT = ROOT / "gdb-init.py"
 
 # Runs inside gdb.
