@@ -101,6 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return serve(words[1:])
         words, gdb_options = _split(words)
+        if not words and "".join(gdb_options[:1]).startswith("-"):
+            raise CommandError(
+                f"{gdb_options[0]} is an option of gdb, which comes after the dump:"
+                f" gdbkdump VMCORE {gdb_options[0]}"
+            )
         args = _parser().parse_args(words)
         args.vmcores, args.vmlinux = sort_files(args.files)
         args.hints = parse_hints(args.base, args.vmcoreinfo)

@@ -53,6 +53,14 @@ def test_the_others_run_after_a_failed_one(vmcore, capsys):
     assert "COMMAND" in out
 
 
+def test_options_of_gdb_come_after_the_dump(vmcore, capsys):
+    assert main(["-q", vmcore]) == 2
+    assert capsys.readouterr().err == (
+        "gdbkdump: -q is an option of gdb, which comes after the dump:"
+        " gdbkdump VMCORE -q\n"
+    )
+
+
 def test_no_dump(tmp_path, capsys):
     assert main([str(tmp_path / "none"), "-c", "kps"]) == 2
     assert "No such file" in capsys.readouterr().err
