@@ -112,13 +112,19 @@ class Bitmap:
 
     def is_within(self, other: Bitmap) -> bool:
         """Tell whether each bit that is set is set in another bitmap as well."""
-        words = (self._count + _WORD_MASK) >> _WORD_SHIFT
-        pairs = zip(self._pieces(0, words), other._pieces(0, words), strict=True)
         return not any(
             ours != theirs
             and int.from_bytes(ours, "little") & ~int.from_bytes(theirs, "little")
-            for ours, theirs in pairs
+            for ours, theirs in self._pairs(other)
         )
+
+    def equals(self, other: Bitmap) -> bool:
+        """Tell whether the same bits are set in another bitmap of that many."""
+        return all(ours == theirs for ours, theirs in self._pairs(other))
+
+    def _pairs(self, other: Bitmap) -> Iterator[tuple[bytes, bytes]]:
+        words = (self._count + _WORD_MASK) >> _WORD_SHIFT
+        return zip(self._pieces(0, words), other._pieces(0, words), strict=True)
 
 
 def _homogeneous(piece: bytes) -> Iterator[tuple[int, int]]:

@@ -196,8 +196,8 @@ class _Part:
         )  # fmt: skip
         self._table = self.bitmaps + header.bitmap_blocks * size
         # Each file of a split dump has room for the descriptors of all.
-        room = self.dumped.count() if header.is_split else self.dumped.total
-        self.data = self._table + room * _DESCRIPTOR.size
+        self._room = self.dumped.count() if header.is_split else self.dumped.total
+        self.data = self._table + self._room * _DESCRIPTOR.size
         # What is beyond is no place of a page, however much of the file is cut off.
         self.limit = self.data + (self.dumped.total + 1) * size
         self._chunks: dict[int, tuple[bytes, frozenset[int]]] = {}
@@ -207,7 +207,8 @@ class _Part:
 
     def _check_bitmaps(self) -> None:
         # One wrong bit, and each page after it is taken for another one.
-        if not self._fits_count() or (self.has_bitmaps() and not self._fits_ram()):
+        is_right = self._fits_count() and self._fits_range()
+        if not is_right or (self.has_bitmaps() and not self._fits_ram()):
             raise FormatError(
                 f"{self.file.path}: its page bitmaps and descriptors contradict each"
                 " other"
@@ -227,9 +228,14 @@ class _Part:
         off_by = [gap for gap in (*gaps, first) if gap <= first]
         return all(gap % _DESCRIPTOR.size or not gap for gap in off_by)
 
+    def _fits_range(self) -> bool:
+        # Behind the descriptors of its own pages a file of a split dump has zeros.
+        if self.dumped.total >= self._room:
+            return True
+        return not any(self._read(self.dumped.total, 1))
+
     def _fits_ram(self) -> bool:
-        ram = Bitmap(self.file, self.bitmaps, self.header.max_mapnr)
-        return self.dumped.is_within(ram)
+        return self.dumped.is_within(self.ram())
 
     def has_bitmaps(self) -> bool:
         """Tell whether all of the bitmaps was written, but for what pads them."""
@@ -239,6 +245,17 @@ class _Part:
         return holds(self.bitmaps, need) and (
             not self.has_two or holds(self.bitmaps + half, need)
         )
+
+    def has_bitmaps_of(self, other: _Part) -> bool:
+        """Tell whether they are the same, as far as both files have them."""
+        if not (self.has_bitmaps() and other.has_bitmaps()):
+            return True
+        pairs = ((part.ram(), part.dumped) for part in (self, other))
+        return all(one.equals(same) for one, same in zip(*pairs, strict=True))
+
+    def ram(self) -> Bitmap:
+        """Return the first bitmap, or the only one."""
+        return Bitmap(self.file, self.bitmaps, self.header.max_mapnr)
 
     def _is_cut(self) -> bool:
         # Pages and their descriptors are written in order, so the last ones tell: if
@@ -362,6 +379,7 @@ class DiskDump:
         first = headers[0][0]
         _check_set([header for header, _ in headers], files)
         self._parts = [_Part(files[i], header, report) for header, i in headers]
+        self._check_bitmaps()
         self._starts = [part.header.start_pfn for part in self._parts]
         self._max_mapnr = first.max_mapnr
         self._block_size = first.block_size
@@ -369,16 +387,21 @@ class DiskDump:
         self._mask = first.block_size - 1
         self._cache = PageCache(first.block_size, cache_bytes)
         self._codecs: dict[int, Unpack] = {}
-        self._ram = self._ram_bitmap()
+        self._ram = self._parts[0].ram()
         self.notes: Sequence[Note] = self._read_notes()
         self.machine = _machine(first.utsname, self.notes)
         self.saving = self._saving(first)
         self.is_incomplete = False
         self._tell_problems()
 
-    def _ram_bitmap(self) -> Bitmap:
-        part = self._parts[0]
-        return Bitmap(part.file, part.bitmaps, self._max_mapnr)
+    def _check_bitmaps(self) -> None:
+        for part in self._parts[1:]:
+            if not part.has_bitmaps_of(self._parts[0]):
+                raise FormatError(
+                    f"the page bitmaps of {self._parts[0].file.path} and"
+                    f" {part.file.path} differ: one is damaged, or they are not of one"
+                    " split dump"
+                )
 
     def _read_notes(self) -> list[Note]:
         # Every file of a set has them; one suffices.
