@@ -73,6 +73,8 @@ def find_lkcd_pages(path: str, page_size: int) -> Pages:
     The library has no map of them, and its cache (0.5.1) loses pages after some
     thousand questions for pages that are not there. Nor does it mind a page that the
     file ends within, or that is there twice.
+
+    :raise EOFError: the header is cut
     """
     found = Pages()
     addresses = array("Q")
@@ -93,6 +95,8 @@ def _collect_lkcd_pages(
     # What is wrong, if anything is.
     limit = os.fstat(file.fileno()).st_size
     head = file.read(_LKCD_HEADER)
+    if len(head) < _LKCD_HEADER:
+        raise EOFError("its header is cut")
     order = "<" if head[:8] == _LKCD_MAGIC else ">"
     at = 65536
     if int.from_bytes(head[8:12], "little" if order == "<" else "big") & 0xFFFF >= 9:

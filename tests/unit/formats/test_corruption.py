@@ -233,3 +233,20 @@ def test_damaged(kind, tmp_path, monkeypatch):
     outcomes = try_all(tmp_path, ((case.what, [case.data]) for case in cases), PAGES)
     # Some damage is harmless, some is not, some is fatal.
     assert set(outcomes) == {"read", "lost", "refused"}
+
+
+def test_bare_memory_that_is_cut_or_said_to_be_elsewhere(tmp_path):
+    # It has no header: what can be wrong is where it ends, and what one says of it.
+    data = b"".join(PAGES.get(pfn, bytes(PAGE)) for pfn in range(64))
+    assert try_all(tmp_path, [("nothing", [data])], PAGES, base=0) == {"read": 1}
+    sizes = {0, 1, 511, PAGE, 12 * PAGE + 1, 40 * PAGE, 56 * PAGE - 1}
+    cases = [(f"cut at {size}", [data[:size]]) for size in sizes]
+    outcomes = try_all(tmp_path, cases, PAGES, base=0)
+    assert outcomes == {"lost": len(cases) - 1, "refused": 1}
+    moved = {pfn + 0x100: page for pfn, page in PAGES.items()}
+    cases.append(("whole", [data]))
+    for base, outcome in ((0x100 * PAGE, "read"), (1 << 52, "refused"), (-1, "refused"),
+                          (M64, "refused"), ((1 << 52) - PAGE, "refused")):  # fmt: skip
+        assert try_all(tmp_path, cases[-1:], moved, base=base) == {outcome: 1}
+    for files in ([data, data], [data, b""]):
+        assert try_all(tmp_path, [("two", files)], PAGES, base=0) == {"refused": 1}
