@@ -8,7 +8,10 @@ SIGBUS. Every size and offset is checked against the file before it is used.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections import Counter
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from gdbkdump.arch.x86_64 import START_KERNEL_MAP, X86_64
@@ -18,7 +21,7 @@ from gdbkdump.formats.flat import FlatDump
 from gdbkdump.formats.notes import NT_PRPSINFO, parse_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from gdbkdump.formats.file import DumpBytes
@@ -202,16 +205,41 @@ class ElfDump(FlatDump):
     @property
     def excluded(self) -> int:
         """Bytes of memory that were filtered out when the dump was saved."""
-        return sum(e.size - e.file_size - e.missing for e in self.extents)
+        whole = _covered((e.paddr, e.size) for e in self.extents)
+        saved = _covered((e.paddr, e.file_size + e.missing) for e in self.extents)
+        return whole - saved
 
     def _reason(self, paddr: int) -> FaultReason:
-        for extent in self.extents:
-            if extent.paddr <= paddr < extent.paddr + extent.size:
-                if extent in self._doubtful:
-                    return FaultReason.CORRUPT
-                lost = paddr < extent.paddr + extent.file_size + extent.missing
-                return FaultReason.MISSING if lost else FaultReason.EXCLUDED
-        return FaultReason.HOLE
+        found = list(self._extents_at(paddr))
+        if not found:
+            return FaultReason.HOLE
+        if any(extent in self._doubtful for extent in found):
+            return FaultReason.CORRUPT
+        lost = any(paddr < e.paddr + e.file_size + e.missing for e in found)
+        return FaultReason.MISSING if lost else FaultReason.EXCLUDED
+
+    def _extents_at(self, paddr: int) -> Iterator[Extent]:
+        by_address, furthest = self._by_address
+        i = bisect_right(by_address, paddr, key=lambda e: e.paddr)
+        while i and furthest[i - 1] > paddr:
+            i -= 1
+            if by_address[i].paddr + by_address[i].size > paddr:
+                yield by_address[i]
+
+    @cached_property
+    def _by_address(self) -> tuple[list[Extent], list[int]]:
+        # And where the furthest of those up to each one ends.
+        extents = sorted(self.extents, key=lambda e: e.paddr)
+        return extents, list(accumulate((e.paddr + e.size for e in extents), max))
+
+
+def _covered(spans: Iterable[tuple[int, int]]) -> int:
+    # The kernel image is there twice, and counts once.
+    total = end = 0
+    for start, size in sorted(spans):
+        total += max(0, start + size - max(start, end))
+        end = max(end, start + size)
+    return total
 
 
 def _overlapping(

@@ -101,6 +101,17 @@ def test_a_segment_within_a_longer_one_hides_nothing_behind_it(opened):
     assert dump.read_phys(0x1000, 5 * 4096) == outer.data + HIGH
 
 
+def test_what_was_excluded_counts_once(opened):
+    # The kernel image is in the direct map as well.
+    low = Segment(0x1000, LOW, size=0x8000)
+    image = Segment(0x2000, LOW[0x1000:], size=0x7000)
+    dump = opened(ElfCore([image, low, Segment(0x20000, HIGH)]))
+    assert dump.excluded == 0x8000 - len(LOW)
+    for paddr in (0x1000 + len(LOW), 0x8FFF):
+        assert reason(dump, paddr) == (FaultReason.EXCLUDED, paddr)
+    assert reason(dump, 0x9000) == (FaultReason.HOLE, 0x9000)
+
+
 def test_more_headers_than_e_phnum_can_count(opened):
     segments = [Segment(i << 12, bytes([i & 255]) * 16) for i in range(70000)]
     dump = opened(ElfCore(segments, xnum=70000))
