@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``makedumpfile -E`` at all its levels: what is there is right, what is not is said.
+
+Each file is made, looked at whole, and gone again; the commands' rows, all pages, and
+the ranges that gdb is given are compared with the vmcore that it was made of.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from contextlib import closing
+from itertools import pairwise
+
+import pytest
+
+from gdbkdump.commands import find_command
+from gdbkdump.errors import FaultError, FaultReason
+from gdbkdump.formats import open_dump
+from gdbkdump.render import json_text
+from gdbkdump.session import open_session
+from gdbkdump.target.viewcore import kernel_ranges
+
+PAGE = 4096
+PIECE = 8 << 20
+COMMANDS = ("klog", "kps", "kbt -a", "kmod", "kregs -a")
+# Debian 12's makedumpfile knows these levels of all our kernels.
+SAFE = (0, 1, 17)
+
+
+def rows(session, text):
+    name, *words = text.split()
+    command = find_command(name)
+    result = command.run(session, command.parse(words))
+    return [json.loads(line) for line in json_text.lines(result)]
+
+
+@pytest.fixture(scope="module")
+def whole(dump_dir, session):
+    """Return a reader of the vmcore, and the rows of its commands."""
+    if dump_dir.name.startswith("big"):
+        pytest.skip("levels are compared on the small dumps")
+    with closing(open_dump(dump_dir / "vmcore")) as dump:
+        yield dump, {text: rows(session, text) for text in COMMANDS}
+
+
+@pytest.fixture
+def saved(request, dump_dir, tmp_path):
+    """Save the dump at a level; return where."""
+    level = request.param
+    if dump_dir.name != "small-6.1" and level not in SAFE:
+        pytest.skip("all levels are tried on small-6.1")
+    path = tmp_path / "vmcore"
+    words = ["makedumpfile", "-E", "-d", str(level), dump_dir / "vmcore", path]
+    subprocess.run(words, capture_output=True, check=True)
+    yield level, path
+    path.unlink()
+
+
+def runs(dump):
+    """Return start and end of what is in the file, merged, in order."""
+    merged = []
+    for start, end in sorted((e.paddr, e.paddr + e.file_size) for e in dump.extents):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(end, merged[-1][1])
+        elif start < end:
+            merged.append([start, end])
+    return merged
+
+
+def parts(start, end):
+    """Yield address and size of parts that are read at once."""
+    for at in range(start, end, PIECE):
+        yield at, min(PIECE, end - at)
+
+
+def refused(dump, paddr):
+    with pytest.raises(FaultError) as caught:
+        dump.read_phys(paddr, 1)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("saved", range(32), indirect=True)
+def test_a_level_shows_the_truth_or_says_why_not(saved, whole):
+    level, path = saved
+    vmcore, expected = whole
+    with closing(open_session(path)) as session:
+        assert session.problems == []
+        for text in COMMANDS:
+            assert rows(session, text) == expected[text]
+        dump = session.dump
+        there = runs(dump)
+        for start, end in there:
+            for at, size in parts(start, end):
+                assert dump.read_phys(at, size) == vmcore.read_phys(at, size)
+        left_out = [
+            (low, high)
+            for first, last in runs(vmcore)
+            for low, high in gaps(there, first, last)
+        ]
+        assert dump.excluded == sum(high - low for low, high in left_out)
+        assert (level in (0,)) == (dump.excluded < PAGE)
+        check_left_out(dump, vmcore, level, left_out)
+        check_ranges(session, vmcore, there)
+
+
+def gaps(there, first, last):
+    """Yield what of a run of memory is in none of others."""
+    inner = [run for run in there if run[0] < last and first < run[1]]
+    edges = [(first, first), *inner, (last, last)]
+    for (_, end), (start, _) in pairwise(edges):
+        if end < start:
+            yield end, start
+
+
+def check_left_out(dump, vmcore, level, left_out):
+    chance = random.Random(level)
+    for low, high in left_out:
+        some = [chance.randrange(low, high) for _ in range(20)]
+        for paddr in (low, high - 1, *some):
+            assert refused(dump, paddr) is FaultReason.EXCLUDED
+        if level == 1:
+            # Pages of zeros and nothing else, but for the part of a page at an end.
+            for at, size in parts(-(-low // PAGE) * PAGE, high // PAGE * PAGE):
+                assert vmcore.read_phys(at, size) == bytes(size)
+    before = min(start for start, _ in runs(vmcore)) - 1
+    assert refused(dump, before) is FaultReason.HOLE
+
+
+def check_ranges(session, vmcore, there):
+    """Check that gdb is given what is there and nothing else, from the right place."""
+    problems = []
+    ranges = kernel_ranges(session.kernel, session.dump, problems)
+    assert problems == []
+    read = session.kernel.memory.read
+    with session.path.open("rb") as file:
+        for start, end, offset in ranges:
+            for at, size in parts(start, end):
+                file.seek(offset + at - start)
+                assert file.read(size) == read(at, size)
+    assert len(ranges) >= len(there)
