@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from gdbkdump.arch.base import Arch
 
 _ARCHES: dict[int, Arch] = {X86_64.machine: X86_64()}
+# Of include/uapi/linux/elf-em.h, for messages.
+_NAMES = {
+    2: "SPARC", 3: "i386", 8: "MIPS", 18: "SPARC", 20: "32-bit PowerPC", 21: "ppc64",
+    22: "s390", 40: "32-bit ARM", 43: "sparc64", 50: "IA-64", 183: "arm64",
+    243: "RISC-V", 258: "LoongArch",
+}  # fmt: skip
 
 
 def find_arch(machine: int) -> Arch:
@@ -21,7 +27,9 @@ def find_arch(machine: int) -> Arch:
     """
     arch = _ARCHES.get(machine)
     if arch is None:
+        name = _NAMES.get(machine, f"unknown (ELF machine {machine})")
         raise FormatError(
-            f"dumps of ELF machine {machine} are not supported (x86-64 is)"
+            f"a dump of a machine that is not supported: it is {name}, and only x86-64"
+            " is (crash, built for that machine, reads it)"
         )
     return arch

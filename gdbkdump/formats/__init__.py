@@ -254,6 +254,19 @@ def _open_with_library(
     return dump
 
 
+def _open_s390(files: list[DumpBytes], report: Report, cache_bytes: int) -> DumpFile:
+    from gdbkdump.formats.library import NoLibraryError
+
+    try:
+        return _open_with_library(files, report, cache_bytes)
+    except NoLibraryError:
+        # Nobody need install it to be told then.
+        raise FormatError(
+            f"{files[0].path} is a dump of an s390 machine, and only x86-64 is"
+            " supported (crash, built for that machine, reads it)"
+        ) from None
+
+
 _FLATTENED = b"makedumpfile\0\0\0\0"
 _SADUMP = b"sadump\0\0"
 # First bytes of what is read, and what reads it.
@@ -264,7 +277,7 @@ _FORMATS: tuple[tuple[bytes, Open], ...] = (
     (b"DISKDUMP", _open_with_library),  # before kdump
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _open_with_library),  # LKCD
     (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _open_with_library),  # big-endian
-    (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", _open_with_library),  # s390 stand-alone
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", _open_s390),  # stand-alone
     (_SADUMP, _open_sadump),
 )
 

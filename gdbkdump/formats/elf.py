@@ -73,7 +73,7 @@ class ElfDump(FlatDump):
         if file.is_cut and not self.is_incomplete:
             self.is_incomplete = True
             self.problems += file.problems
-        if _is_kcore(self.notes):
+        if _is_kcore(table, self.notes):
             self.format = "live kernel (/proc/kcore)"
             self.problems.append(
                 "the kernel runs: it changes while it is read, and what its CPUs have"
@@ -274,10 +274,12 @@ def _mapped_otherwise(extents: Sequence[Extent]) -> Iterator[Extent]:
             yield from (extent for delta, extent in direct if delta != usual)
 
 
-def _is_kcore(notes: Sequence[Note]) -> bool:
-    # The kernel names itself where a core has the name of the program.
+def _is_kcore(table: Sequence[tuple[int, ...]], notes: Sequence[Note]) -> bool:
+    # The kernel names itself where a core has the name of the program. Old netdump may
+    # as well, as it began as a copy; but only kcore has what is at no one address.
     name = b"vmlinux\0"
-    return any(
+    has_vmalloc = any(row[0] == _PT_LOAD and row[4] == _NO_PADDR for row in table)
+    return has_vmalloc and any(
         note.name == b"CORE"
         and note.type == NT_PRPSINFO
         and note.desc[_PR_FNAME : _PR_FNAME + len(name)] == name

@@ -42,6 +42,10 @@ _MACHINES = {
 }  # fmt: skip
 
 
+class NoLibraryError(FormatError):
+    """No Python here has libkdumpfile."""
+
+
 class LibraryDump:
     """A dump that libkdumpfile reads.
 
@@ -55,7 +59,8 @@ class LibraryDump:
     def __init__(self, path: Path) -> None:
         """Start the library on a file.
 
-        :raise FormatError: it is not installed, or cannot read the file
+        :raise NoLibraryError: it is not installed
+        :raise FormatError: it cannot read the file
         """
         self.path = path
         self.paths: Sequence[Path] = [path]
@@ -92,7 +97,7 @@ class LibraryDump:
             if told is not None:
                 return python, told
             self.close()
-        raise FormatError(
+        raise NoLibraryError(
             f"{self.path}: this format is read by libkdumpfile: on Debian install"
             " python3-libkdumpfile, elsewhere pip install pykdumpfile"
         )

@@ -271,6 +271,16 @@ def test_kcore_is_ram_and_what_leads_to_ram(opened):
     assert [line.partition(":")[0] for line in dump.problems] == ["the kernel runs"]
 
 
+def test_a_netdump_is_an_elf_core(opened):
+    # One PT_LOAD of all memory, aligned to pages, holes in it as zeros; its notes began
+    # as a copy of those of /proc/kcore.
+    notes = note(b"CORE", 1, bytes(336)) + kcore_note()
+    dump = opened(ElfCore([Segment(0, LOW, vaddr=0xFFFF810000000000)], notes))
+    assert (dump.format, dump.machine) == ("ELF vmcore", 62)
+    assert dump.problems == []
+    assert dump.read_phys(0, len(LOW)) == LOW
+
+
 @pytest.mark.parametrize("name", [b"bash", b"vmlinux-gtk"])
 def test_the_core_of_a_program_is_not_taken_for_kcore(opened, name):
     dump = opened(ElfCore([Segment(0x1000, LOW)], kcore_note(name)))

@@ -10,10 +10,13 @@ import struct
 import sys
 
 import pytest
+from support.mkdiskdump import KdumpFile
 from support.mklkcd import write_lkcd
+from support.mks390 import write_s390
 
 from gdbkdump.errors import FaultError, FaultReason, FormatError
 from gdbkdump.formats import kdumpfile_worker, library, open_dump
+from gdbkdump.session import open_session
 
 _FIRST_PAGE = 65536
 
@@ -169,6 +172,58 @@ def test_formats_that_are_the_librarys_business(tmp_path, magic):
     path.write_bytes(bytes.fromhex(magic).ljust(1 << 17, b"\0"))
     with pytest.raises(FormatError, match="libkdumpfile"):
         open_dump(path)
+
+
+def test_an_s390_dump(tmp_path):
+    memory = b"".join(PAGES.values())
+    path = write_s390(tmp_path / "dump", memory)
+    dump = open_dump(path)
+    assert (dump.format, dump.machine) == ("S390 Dump (libkdumpfile)", 22)
+    assert [(e.paddr, e.size) for e in dump.extents] == [(0, len(memory))]
+    assert dump.read_phys(0, len(memory)) == memory
+    assert dump.read_phys(8190, 4) == memory[8190:8194]
+    with pytest.raises(FaultError, match="not RAM"):
+        dump.read_phys(len(memory) - 1, 2)
+    dump.close()
+    with pytest.raises(FormatError) as raised:
+        open_session(path)
+    assert str(raised.value) == (
+        "a dump of a machine that is not supported: it is s390, and only x86-64 is"
+        " (crash, built for that machine, reads it)"
+    )
+
+
+def test_an_s390_dump_without_the_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(library.shutil, "which", lambda name: sys.executable)
+    with pytest.raises(FormatError, match="is a dump of an s390 machine, and only x86"):
+        open_dump(write_s390(tmp_path / "dump", bytes(8192)))
+
+
+@pytest.mark.parametrize("size", [4000, 4096, 8192, 8192 + 4096 + 7])
+def test_a_cut_s390_dump_is_one_error(tmp_path, size):
+    path = write_s390(tmp_path / "dump", bytes(8192))
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(FormatError, match="libkdumpfile: "):
+        open_dump(path)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_diskdump(tmp_path, version):
+    # Also netdump's, where it saved to a disk: kdump's format began as this one.
+    pages = {paddr // 4096: data for paddr, data in PAGES.items()}
+    made = KdumpFile(pages, [4, 5], version, max_mapnr=4100).build()
+    path = tmp_path / "dump"
+    path.write_bytes(b"DISKDUMP" + made[8:])
+    dump = open_dump(path)
+    assert (dump.format, dump.machine) == ("Diskdump (libkdumpfile)", 62)
+    assert dump.excluded == 8192
+    for paddr, data in PAGES.items():
+        assert dump.read_phys(paddr, 4096) == data
+    for paddr, why in ((0x4000, FaultReason.EXCLUDED), (0x6000, FaultReason.HOLE)):
+        with pytest.raises(FaultError) as raised:
+            dump.read_phys(paddr, 1)
+        assert raised.value.reason is why
+    dump.close()
 
 
 def test_without_the_library_it_is_named(lkcd, monkeypatch):
