@@ -7,18 +7,20 @@ import json
 import mmap
 import os
 import re
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from gdbkdump.commands import find_command
-from gdbkdump.errors import FormatError
+from gdbkdump.errors import FormatError, KdumpError
 from gdbkdump.formats.hints import NO_HINTS, Hints
 from gdbkdump.kernel.sched import task_problems
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
 from tests.support.ask_drgn import ask_drgn
+from tests.support.damage import changed
 from tests.support.mklkcd import write_lkcd
 from tests.support.stock_gdb import run_gdb
 
@@ -240,6 +242,65 @@ def test_the_page_tables_of_a_cpu_lead_to_the_kernel(without_vmcoreinfo, elf):
     ]
     for line in ALIKE:
         assert without_vmcoreinfo.rows(line) == elf.rows(line)
+
+
+# QEMU's note of a CPU (QEMUCPUState in its target/i386/arch_dump.c): what leads to the
+# kernel, and what tells which CPU it is.
+PLACES = {"idt": 384, "cr3": 416, "cr4": 424, "cs": 152, "gs": 264, "kernel gs": 432}
+ABSURD = (0, (1 << 64) - 1, 0x1000, 0xDEADB000)
+NOTE_SIZE = 440
+
+
+def qemu_notes(path):
+    """Return where in the file the descriptions of QEMU's notes are."""
+    head = path.read_bytes()[:65536]
+    found = re.finditer(rb"\x05\0\0\0\xb8\x01\0\0\0\0\0\0QEMU\0", head)
+    return [match.end() + 3 for match in found]
+
+
+def damages_of_notes(path):
+    """Yield what was done to which CPUs' notes, and (offset, bytes) of it."""
+    notes = qemu_notes(path)
+    assert len(notes) == 4
+    garbage = bytes((i * 193 + 71) & 0xFF for i in range(NOTE_SIZE))
+    for which, some, values in (("all", notes, 4), ("the first", notes[:1], 2)):
+        for name, at in PLACES.items():
+            for value in ABSURD[:values]:
+                patch = struct.pack("<Q", value)
+                yield f"{name} {value:#x} of {which}", [(n + at, patch) for n in some]
+        for name, data in (
+            ("zeros", bytes(NOTE_SIZE)), ("ones", b"\xff" * NOTE_SIZE),
+            ("garbage", garbage),
+        ):  # fmt: skip
+            yield f"{name} for {which}", [(n, data) for n in some]
+        for size in (0, 431, 1 << 31):
+            patch = struct.pack("<I", size)
+            yield f"{size} bytes of {which}", [(n - 16, patch) for n in some]
+
+
+def test_damaged_notes_of_cpus(hypervisor_dir, without_vmcoreinfo, elf):
+    if hypervisor_dir.name != "qemu-panicked-6.1":
+        pytest.skip("each takes a third of a second, and one guest is as good")
+    path = without_vmcoreinfo.session.dump.path
+    wanted = elf.rows("kps"), elf.rows("kregs -a")
+    cases = [*damages_of_notes(path)]
+    opened = 0
+    for what, patches in cases:
+        with changed(path, patches):
+            try:
+                variant = Variant(path)
+            except KdumpError as error:
+                assert "\n" not in str(error)
+                # Behind a note of no such size the others are not found.
+                assert what.endswith("all") or "bytes" in what, what
+                continue
+            opened += 1
+            assert variant.rows("kps") == wanted[0], what
+            # Of each CPU what it had, or that this is not known.
+            for row, right in zip(variant.rows("kregs -a"), wanted[1], strict=True):
+                assert row == right or "reason" in row or "cs" in what, what
+            variant.session.close()
+    assert 25 <= opened < len(cases)
 
 
 @pytest.fixture(scope="module")
