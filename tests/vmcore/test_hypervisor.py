@@ -244,6 +244,23 @@ def test_the_page_tables_of_a_cpu_lead_to_the_kernel(without_vmcoreinfo, elf):
         assert without_vmcoreinfo.rows(line) == elf.rows(line)
 
 
+def test_kdump_as_it_is_without_records(hypervisor_dir, elf, tmp_path):
+    # QEMU's kdump-raw-zlib (8.2 and later), or the stream after makedumpfile -R.
+    if not (hypervisor_dir / "vmcore.zlib").exists():
+        pytest.skip("no such dump of this guest")
+    path = tmp_path / "vmcore"
+    with (hypervisor_dir / "vmcore.zlib").open("rb") as stream, path.open("wb") as file:
+        stream.seek(4096)
+        while (record := struct.unpack(">qq", stream.read(16))) != (-1, -1):
+            file.seek(record[0])
+            file.write(stream.read(record[1]))
+    variant = Variant(path)
+    assert variant.session.dump.format == "kdump-compressed"
+    for line in ALIKE:
+        assert variant.rows(line) == elf.rows(line)
+    variant.session.close()
+
+
 # QEMU's note of a CPU (QEMUCPUState in its target/i386/arch_dump.c): what leads to the
 # kernel, and what tells which CPU it is.
 PLACES = {"idt": 384, "cr3": 416, "cr4": 424, "cs": 152, "gs": 264, "kernel gs": 432}
