@@ -29,11 +29,12 @@ NEEDED = (
     "irq_stack", "kernel_param", "kretprobe_instance", "list_head", "llist_node",
     "maple_arange_64", "maple_node", "maple_range_64", "maple_tree", "mm_struct",
     "mod_kallsyms", "module", "module_sect_attr", "module_sect_attrs", "mount",
-    "orc_entry", "page", "pcpu_hot", "pid", "prb_desc", "printk_info", "printk_log",
-    "printk_ringbuffer", "pt_regs", "radix_tree_node", "radix_tree_root", "rb_node",
-    "rb_root", "rq", "signal_struct", "taint_flag", "task_struct", "thread_struct",
-    "thread_union", "timekeeper", "tk_data", "tss_struct", "uts_namespace",
-    "vdso_image", "vm_area_struct", "vm_special_mapping", "xa_node", "xarray",
+    "orc_entry", "page", "pcpu_hot", "pid", "pid_namespace", "prb_desc", "printk_info",
+    "printk_log", "printk_ringbuffer", "pt_regs", "radix_tree_node", "radix_tree_root",
+    "rb_node", "rb_root", "rq", "signal_struct", "taint_flag", "task_struct",
+    "thread_struct", "thread_union", "timekeeper", "tk_data", "tss_struct",
+    "uts_namespace", "vdso_image", "vm_area_struct", "vm_special_mapping", "xa_node",
+    "xarray",
 )  # fmt: skip
 _NEEDED_OTHERS = (
     ("enum", "maple_type"),

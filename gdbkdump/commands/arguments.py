@@ -6,9 +6,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gdbkdump.errors import CommandError, SymbolNotFoundError
+from gdbkdump.errors import CommandError, KdumpError, SymbolNotFoundError
 from gdbkdump.kernel.percpu import cpus
 from gdbkdump.kernel.sched import (
+    current_task,
     default_task,
     running_tasks,
     task_by_address,
@@ -164,6 +165,27 @@ def select_tasks(session: Session, words: Sequence[str]) -> list[Task]:
         running = running_tasks(kernel)
         chosen = [task for task in chosen if task.address in running]
     return chosen
+
+
+def tasks_on_cpus(session: Session, text: str, notes: list[str]) -> list[Task]:
+    """Return the tasks that were on CPUs, which are given as for ``parse_cpus()``.
+
+    :param notes: gets a line for each CPU whose task cannot be had
+    """
+    found = []
+    for cpu in parse_cpus(session, text):
+        try:
+            task = current_task(session.kernel, cpu)
+        except KdumpError as error:
+            notes.append(f"CPU {cpu}: the task that it ran: {error}")
+            continue
+        if task is None:
+            notes.append(
+                f"CPU {cpu}: what it ran is not known, or not in the task list"
+            )
+        else:
+            found.append(task)
+    return found
 
 
 def context_task(session: Session) -> Task:

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from gdbkdump.commands import argument, command
-from gdbkdump.commands.arguments import context_task, find_tasks, parse_cpus
+from gdbkdump.commands.arguments import context_task, find_tasks, tasks_on_cpus
 from gdbkdump.commands.taskview import (
     register_data,
     register_lines,
@@ -15,7 +15,6 @@ from gdbkdump.commands.taskview import (
     task_line,
 )
 from gdbkdump.errors import CommandError, KdumpError
-from gdbkdump.kernel.sched import current_task
 from gdbkdump.render.model import Address, Listing, Note
 from gdbkdump.unwind.frame import FrameKind, StackEnd
 from gdbkdump.unwind.scan import scan_stack
@@ -108,24 +107,11 @@ def _chosen(session: Session, args: Namespace, notes: list[str]) -> Iterable[Tas
     if bool(args.tasks) + bool(args.cpus) + args.all_cpus > 1:
         raise CommandError("tasks, -a or -c CPUS, one of them")
     if args.all_cpus or args.cpus:
-        return _on_cpus(session, args.cpus or "all", notes)
+        return tasks_on_cpus(session, args.cpus or "all", notes)
     if not args.tasks:
         return [context_task(session)]
     found = [task for text in args.tasks for task in find_tasks(session, text)]
     return dict.fromkeys(found)
-
-
-def _on_cpus(session: Session, text: str, notes: list[str]) -> list[Task]:
-    found = []
-    for cpu in parse_cpus(session, text):
-        task = current_task(session.kernel, cpu)
-        if task is None:
-            notes.append(
-                f"CPU {cpu}: what it ran is not known, or not in the task list"
-            )
-        else:
-            found.append(task)
-    return found
 
 
 def _problems(session: Session) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gdbkdump.commands import argument, command
-from gdbkdump.commands.arguments import context_task, find_tasks, parse_cpus
+from gdbkdump.commands.arguments import context_task, find_tasks, tasks_on_cpus
 from gdbkdump.commands.taskview import (
     register_data,
     register_lines,
@@ -15,8 +15,8 @@ from gdbkdump.commands.taskview import (
 )
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.panic import cpu_registers, unsaved_registers
-from gdbkdump.kernel.sched import current_task, running_tasks, stack_states
-from gdbkdump.render.model import Listing
+from gdbkdump.kernel.sched import running_tasks, stack_states
+from gdbkdump.render.model import Listing, Note
 from gdbkdump.unwind.unwinder import unwind_task
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gdbkdump.arch.base import Registers
     from gdbkdump.kernel.sched import Task
-    from gdbkdump.render.model import Line
+    from gdbkdump.render.model import Block, Line
     from gdbkdump.session import Session
 
 
@@ -49,14 +49,15 @@ class _Saved(NamedTuple):
     ],
     examples=["kregs", "kregs -a", "kregs -c 0", "kregs -u 1"],
 )
-def kregs(session: Session, args: Namespace) -> Listing:
+def kregs(session: Session, args: Namespace) -> Iterator[Block]:
     """Show what was in the registers.
 
     Of a task on a CPU they are those that the CPU saved when it was stopped; of another
     one those that the switch to the next task saved. With -u they are those with which
     it entered the kernel last.
     """
-    chosen = list(_choose(session, args))
+    notes: list[str] = []
+    chosen = list(_choose(session, args, notes))
     several = len(chosen) > 1
 
     def to_lines(task: Task) -> Iterator[Line]:
@@ -77,17 +78,16 @@ def kregs(session: Session, args: Namespace) -> Listing:
             "reason": saved.what or None,
         }
 
-    return Listing(chosen, to_lines, to_data)
+    yield Listing(chosen, to_lines, to_data)
+    for note in notes:
+        yield Note(note)
 
 
-def _choose(session: Session, args: Namespace) -> Iterator[Task]:
+def _choose(session: Session, args: Namespace, notes: list[str]) -> Iterator[Task]:
     if bool(args.task) + bool(args.cpus) + args.all_cpus > 1:
         raise CommandError("tasks, -a or -c CPUS, one of them")
     if args.all_cpus or args.cpus:
-        for cpu in parse_cpus(session, args.cpus or "all"):
-            task = current_task(session.kernel, cpu)
-            if task:
-                yield task
+        yield from tasks_on_cpus(session, args.cpus or "all", notes)
     elif args.task:
         for text in args.task:
             yield from find_tasks(session, text)

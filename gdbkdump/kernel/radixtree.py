@@ -39,15 +39,18 @@ def is_xarray(kernel: Kernel) -> bool:
     return not kernel.has_member("radix_tree_root", "rnode")
 
 
-def radix_tree_for_each(kernel: Kernel, root: int) -> Iterator[tuple[int, int]]:
+def radix_tree_for_each(
+    kernel: Kernel, root: int, problems: list[str] | None = None
+) -> Iterator[tuple[int, int]]:
     """Yield index and entry of all that is stored; a multi-order entry comes once.
 
     :param root: ``struct radix_tree_root *``
+    :param problems: of an xarray, see ``xa_for_each()``
     :return: entries are ``void *``; before 4.20 exceptional ones have bit 1 set
     :raise CorruptError: the tree loops or leaves readable memory
     """
     if is_xarray(kernel):
-        return xa_for_each(kernel, root)
+        return xa_for_each(kernel, root, problems=problems)
     try:
         offset = kernel.struct("radix_tree_root").offset("rnode")
         entry = kernel.reader.u64(root + offset)

@@ -19,7 +19,7 @@ from gdbkdump.kernel.mm import RSS_COUNTERS
 from gdbkdump.kernel.percpu import cpus, per_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gdbkdump.kernel.base import Kernel
 
@@ -174,9 +174,11 @@ def _read_tasks(kernel: Kernel) -> tuple[list[Task], list[str]]:
     idle = _read_idle(kernel, walk, problems)
     threads: list[Task] = []
     seen: set[int] = set()
+    known = len(problems)
+    broken: list[str] = []
     for way in ("next", "prev"):
         try:
-            for task in _for_each_process_thread(kernel, walk, way, seen, problems):
+            for task in _for_each_process_thread(kernel, walk, way, seen, broken):
                 threads.append(task)
             break
         except KdumpError as error:
@@ -184,12 +186,50 @@ def _read_tasks(kernel: Kernel) -> tuple[list[Task], list[str]]:
             problems.append(
                 f"the task list breaks after {len(threads)} tasks ({way}): {error}"
             )
+    if broken:
+        problems.append(_first("lists of threads break", broken))
+    if len(problems) > known:
+        threads += _read_unlisted(kernel, walk, seen, problems)
     counted = kernel.reader.i32(kernel.symbol("nr_threads"))
     if counted != len(threads):
         problems.append(
             f"{len(threads)} tasks found where the kernel counts {counted} (nr_threads)"
         )
     return idle + sorted(threads, key=lambda task: task.pid), problems
+
+
+def _read_unlisted(
+    kernel: Kernel, walk: _Walk, seen: set[int], problems: list[str]
+) -> list[Task]:
+    # What the broken lists did not lead to has a number all the same. Imported late:
+    # few dumps need it.
+    from gdbkdump.kernel.pid import pid_table, pid_task
+
+    found = []
+    lost = []
+    for number, pid in pid_table(kernel, problems):
+        try:
+            address = pid_task(kernel, pid)
+            if address in seen or not address:
+                continue
+            task, _ = walk.read(address)
+            if task.pid != number:
+                raise CorruptError(f"the task at {address:#x} has pid {task.pid}")
+        except KdumpError as error:
+            lost.append(f"pid {number}: {error}")
+        else:
+            seen.add(address)
+            found.append(task)
+    if found:
+        problems.append(f"{len(found)} more tasks were found by their pids")
+    if lost:
+        problems.append(_first("tasks cannot be read", lost))
+    return found
+
+
+def _first(what: str, lines: Sequence[str]) -> str:
+    # One line for what may be thousands of the same kind.
+    return f"{len(lines)} {what}, the first is {lines[0]}"
 
 
 def _read_idle(kernel: Kernel, walk: _Walk, problems: list[str]) -> list[Task]:
@@ -206,7 +246,7 @@ def _read_idle(kernel: Kernel, walk: _Walk, problems: list[str]) -> list[Task]:
 
 
 def _for_each_process_thread(
-    kernel: Kernel, walk: _Walk, way: str, seen: set[int], problems: list[str]
+    kernel: Kernel, walk: _Walk, way: str, seen: set[int], broken: list[str]
 ) -> Iterator[Task]:
     # One list of all processes, from init_task and back to it, either way round.
     u64 = kernel.reader.u64
@@ -226,7 +266,7 @@ def _for_each_process_thread(
         try:
             yield from _other_threads(kernel, walk, leader, links.next_thread, seen)
         except KdumpError as error:
-            problems.append(f"the threads of process {leader.pid}: {error}")
+            broken.append(f"process {leader.pid}: {error}")
 
 
 def _other_threads(

@@ -107,12 +107,17 @@ def xa_load(kernel: Kernel, xa: int, index: int) -> int:
 
 
 def xa_for_each(
-    kernel: Kernel, xa: int, *, head: int | None = None
+    kernel: Kernel,
+    xa: int,
+    *,
+    head: int | None = None,
+    problems: list[str] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield index and entry of all that is stored; a multi-index entry comes once.
 
     :param xa: ``struct xarray *``
     :param head: entry to begin with instead of the array's own (a node's address + 2)
+    :param problems: gets a line for each node that is damaged, and the walk goes on
     :return: entries are ``void *``, or value entries, see ``xa_is_value()``
     :raise CorruptError: the array loops or leaves readable memory
     """
@@ -133,10 +138,17 @@ def xa_for_each(
         entry = node.slots[slot]
         index = first + (slot << node.shift) & MASK64
         if xa_is_node(entry):
-            if entry in seen:
-                raise CorruptError(f"xarray at {xa:#x} loops at node {entry - 2:#x}")
-            seen.add(entry)
-            path.append((nodes.read(entry, xa, node.shift), index, 0))
+            try:
+                if entry in seen:
+                    raise CorruptError(
+                        f"xarray at {xa:#x} loops at node {entry - 2:#x}"
+                    )
+                seen.add(entry)
+                path.append((nodes.read(entry, xa, node.shift), index, 0))
+            except CorruptError as error:
+                if problems is None:
+                    raise
+                problems.append(str(error))
         elif _plain(entry) and not _is_sibling(entry, nodes.chunk):
             yield index, entry
 

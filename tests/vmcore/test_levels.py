@@ -18,6 +18,7 @@ import pytest
 from gdbkdump.commands import find_command
 from gdbkdump.errors import FaultError, FaultReason
 from gdbkdump.formats import open_dump
+from gdbkdump.kernel.sched import task_problems, tasks
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
 from gdbkdump.target.viewcore import kernel_ranges
@@ -103,6 +104,60 @@ def test_a_level_shows_the_truth_or_says_why_not(saved, whole):
         assert (level in (0,)) == (dump.excluded < PAGE)
         check_left_out(dump, vmcore, level, left_out)
         check_ranges(session, vmcore, there)
+
+
+@pytest.fixture
+def misjudged(dump_dir, tmp_path, whole):
+    """Save the dump as a makedumpfile does that knows its kernel badly.
+
+    Debian 12's takes pages of slabs of 6.12 and 7.x for those of user memory.
+    """
+    path = tmp_path / "vmcore"
+    words = ["makedumpfile", "-l", "-d", "8", dump_dir / "vmcore", path]
+    subprocess.run(words, capture_output=True, check=True)
+    with closing(open_session(path)) as session:
+        yield session
+    path.unlink()
+
+
+def is_reason(text):
+    return "page excluded by makedumpfile" in text or "parent is not in" in text
+
+
+def test_structures_that_were_left_out_are_said_to_be(misjudged, session, whole):
+    _, expected = whole
+    for text in ("klog", "kmod", "kbt -a", "kregs -a"):
+        assert rows(misjudged, text) == expected[text]
+    found = {row["task"]: row for row in rows(misjudged, "kps") if "task" in row}
+    for row in expected["kps"]:
+        mine = found.pop(row["task"], None)
+        if mine is None:
+            # Its task_struct, or what could have led to it.
+            assert any(
+                is_reason(problem) for problem in task_problems(misjudged.kernel)
+            )
+            continue
+        absent = mine.pop("absent", {})
+        assert all(is_reason(why) for why in absent.values())
+        assert {k: v for k, v in mine.items() if k not in absent} == {
+            k: v for k, v in row.items() if k not in absent
+        }
+    assert not found
+    nr_readable = sum(is_readable(misjudged, task) for task in tasks(session.kernel))
+    # The rest is numbered in one node of the table of pids, which was left out.
+    lost = nr_readable - len(tasks(misjudged.kernel))
+    nodes = [p for p in task_problems(misjudged.kernel) if p.startswith("xarray")]
+    assert lost <= 64 * len(nodes)
+
+
+def is_readable(session, task):
+    type_ = session.kernel.struct("task_struct")
+    try:
+        session.kernel.reader.read(task.address, type_.offset("thread"))
+    except FaultError as fault:
+        assert fault.reason is FaultReason.EXCLUDED
+        return False
+    return True
 
 
 def gaps(there, first, last):

@@ -21,6 +21,7 @@ from gdbkdump.kernel.timekeeping import clock_ns
 from tests.support.fakes import (
     CHAR,
     S32,
+    U8,
     U32,
     U64,
     DictMemory,
@@ -48,6 +49,7 @@ def task_struct(state_name, cpu):
         member("tasks", 64, LIST), member("thread_node", 80, LIST),
         member("comm", 96, array(CHAR, 16)),
         member("thread", 112, structure("thread_struct", 8, member("sp", 0, U64))),
+        member("pid_links", 120, LIST),
     )  # fmt: skip
 
 
@@ -56,11 +58,19 @@ OLD = task_struct("state", [member("flags", 0, U32), member("cpu", 20, U32)])
 SIGNAL = structure("signal_struct", 16, member("thread_head", 0, LIST))
 RQ = structure("rq", 16, member("curr", 0, pointer()), member("idle", 8, pointer()))
 CPUMASK = structure("cpumask", 8, member("bits", 0, array(U64, 1)))
+HEAD = structure("hlist_head", 8, member("first", 0, pointer()))
+PID = structure("pid", 24, member("tasks", 16, array(HEAD, 1)))
+ROOT = structure("xarray", 16, member("xa_head", 8, pointer()))
+IDR = structure("idr", 16, member("idr_rt", 0, ROOT))
+PID_NS = structure("pid_namespace", 24, member("idr", 8, IDR))
+XA_NODE = structure("xa_node", 552, member("shift", 0, U8),
+                    member("slots", 40, array(U64, 64)))  # fmt: skip
 STATES = ("R (running)", "S (sleeping)", "D (disk sleep)", "T (stopped)",
           "t (tracing stop)", "X (dead)", "Z (zombie)", "P (parked)",
           "I (idle)")  # fmt: skip
 
 INIT, STEP, SIGNALS, RUNQUEUES = 0x100000, 0x1000, 0x400000, 0x800000
+PIDS, NODE, NAMESPACE = 0x900000, 0x980000, 0x9A0000
 
 
 class Machine:
@@ -79,6 +89,7 @@ class Machine:
             self.chain_threads(at, count, SIGNALS + pid * 64)
             pid, at = pid + count, at + count * STEP
         self.total = pid - 1
+        self.number()
         self.chain([INIT, *self.leaders], 64)
         self.symbols()
 
@@ -88,6 +99,16 @@ class Machine:
         struct.pack_into("<iiQQQ", row, 24, pid, tgid, 0, 0, INIT)
         row[96:100] = b"t%03d" % pid
         self.memory.put(at, bytes(row))
+
+    def number(self):
+        """Fill the table of pids; tasks are in the order of their numbers."""
+        self.memory.words(NAMESPACE + 16, NODE + 2)
+        self.memory.put(NODE, bytes([6, *bytes(39)]) + bytes(8 * 64))
+        self.memory.put(NODE + 0x1000, bytes(40 + 8 * 64))
+        self.memory.words(NODE + 40, NODE + 0x1000 + 2)
+        for pid in range(1, self.total + 1):
+            self.memory.words(NODE + 0x1000 + 40 + 8 * pid, PIDS + 64 * pid)
+            self.memory.words(PIDS + 64 * pid + 16, INIT + pid * STEP + 120)
 
     def chain(self, tasks_, offset):
         for here, following in zip(tasks_, tasks_[1:] + tasks_[:1], strict=True):
@@ -107,6 +128,7 @@ class Machine:
             "init_task": INIT, "nr_threads": 0x10, "task_state_array": 0x2000,
             "runqueues": RUNQUEUES, "__per_cpu_offset": 0x3000,
             "__cpu_possible_mask": 0x3100, "panic_cpu": 0x3200,
+            "init_pid_ns": NAMESPACE,
         }  # fmt: skip
         memory.put(0x10, struct.pack("<i", self.total))
         for i, text in enumerate(STATES):
@@ -119,7 +141,8 @@ class Machine:
         memory.words(RUNQUEUES + 0x10000, 0, 0)
 
     def kernel(self):
-        return fake_kernel(self.memory, [self.type, SIGNAL, RQ, CPUMASK], self.names)
+        types = [self.type, SIGNAL, RQ, CPUMASK, PID, PID_NS, ROOT, XA_NODE]
+        return fake_kernel(self.memory, types, self.names)
 
 
 def pids(kernel):
@@ -156,17 +179,42 @@ def test_a_loop_is_left_and_the_rest_found_from_the_end():
     assert f"loops at {leaders[0]:#x}" in problem
 
 
-def test_a_wild_pointer_costs_only_what_is_behind_it():
+def broken():
+    """Return a machine whose list leads to the tasks 1, 2, 5 and 6 alone."""
     machine = Machine([1] * 6)
-    leaders = machine.leaders
-    machine.memory.words(leaders[1] + 64, 0xDEAD0000)
-    machine.memory.words(leaders[4] + 72, 0xDEAD0000)
+    machine.memory.words(machine.leaders[1] + 64, 0xDEAD0000)
+    machine.memory.words(machine.leaders[4] + 72, 0xDEAD0000)
+    return machine
+
+
+def test_what_is_behind_wild_pointers_is_found_by_its_pid():
+    kernel = broken().kernel()
+    assert pids(kernel) == [0, 1, 2, 3, 4, 5, 6]
+    problems = task_problems(kernel)
+    assert problems[0].startswith("the task list breaks after 2 tasks (next): ")
+    assert problems[1].startswith("the task list breaks after 4 tasks (prev): ")
+    assert problems[2:] == ["2 more tasks were found by their pids"]
+
+
+def test_a_task_that_cannot_be_read_is_told():
+    machine = broken()
+    # Three is not its number any more, four has no memory.
+    machine.memory.put(machine.leaders[2] + 24, struct.pack("<i", 77))
+    machine.memory.words(PIDS + 64 * 4 + 16, 0xDEAD0000)
     kernel = machine.kernel()
     assert pids(kernel) == [0, 1, 2, 5, 6]
-    problems = task_problems(kernel)
-    assert len(problems) == 3
-    assert "5 tasks found where the kernel counts 6" not in problems[0]
-    assert problems[2] == "4 tasks found where the kernel counts 6 (nr_threads)"
+    found, counted = task_problems(kernel)[2:]
+    assert found.startswith("2 tasks cannot be read, the first is pid 3: the task at ")
+    assert found.endswith("has pid 77")
+    assert counted == "4 tasks found where the kernel counts 6 (nr_threads)"
+
+
+def test_a_table_of_pids_that_cannot_be_read():
+    machine = broken()
+    machine.memory.words(NODE + 40, 0xDEAD0002, NODE + 0x1000 + 2)
+    kernel = machine.kernel()
+    assert pids(kernel) == [0, 1, 2, 5, 6]
+    assert f"xarray at {NAMESPACE + 8:#x} breaks at node" in task_problems(kernel)[2]
 
 
 def test_threads_that_loop_leave_the_other_processes_alone():
@@ -177,7 +225,8 @@ def test_threads_that_loop_leave_the_other_processes_alone():
     kernel = machine.kernel()
     assert pids(kernel) == [0, 1, 2, 3, 4]
     (problem,) = task_problems(kernel)
-    assert "process 1: signal_struct.thread_head loops" in problem
+    assert problem.startswith("1 lists of threads break, the first is process 1: ")
+    assert "signal_struct.thread_head loops" in problem
 
 
 def test_runqueues_that_cannot_be_read():
