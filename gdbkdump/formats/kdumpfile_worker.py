@@ -37,6 +37,34 @@ _LKCD_HEADER = 742
 _LKCD_RAW, _LKCD_PACKED, _LKCD_END = 1, 2, 4
 
 
+class _Library:
+    """The module kdumpfile, of libkdumpfile itself up to 0.5.4 or of pykdumpfile."""
+
+    def __init__(self) -> None:
+        """Import it.
+
+        :raise ImportError: this Python has it not
+        """
+        import kdumpfile
+
+        self._module = kdumpfile
+        self._is_new = hasattr(kdumpfile, "Context")
+        if self._is_new:
+            self.physical = kdumpfile.MACHPHYSADDR
+            self.no_data = kdumpfile.NoDataError
+        else:
+            self.physical = kdumpfile.KDUMP_MACHPHYSADDR
+            self.no_data = kdumpfile.exceptions.NoDataException
+
+    def open(self, path: str) -> Any:
+        """Return an open dump, which has ``attr`` and ``read()``."""
+        if not self._is_new:
+            return self._module.kdumpfile(path)
+        dump = self._module.Context()
+        dump.open(path)
+        return dump
+
+
 def _attribute(attributes: Any, path: str) -> Any:
     for name in path.split("."):
         try:
@@ -47,6 +75,8 @@ def _attribute(attributes: Any, path: str) -> Any:
 
 
 def _blob(value: Any) -> str | None:
+    if value is not None and hasattr(value, "get"):
+        value = value.get()
     return None if value is None else bytes(value).hex()
 
 
@@ -181,10 +211,10 @@ def _describe(path: str, attributes: Any) -> dict[str, Any]:
     }
 
 
-def _answer(library: Any, dump: Any, address: int, size: int) -> tuple[int, bytes]:
+def _answer(library: _Library, dump: Any, address: int, size: int) -> tuple[int, bytes]:
     try:
-        return OK, bytes(dump.read(library.KDUMP_MACHPHYSADDR, address, size))
-    except library.exceptions.NoDataException as error:
+        return OK, bytes(dump.read(library.physical, address, size))
+    except library.no_data as error:
         return NO_DATA, str(error).encode()
     except Exception as error:  # noqa: BLE001 - the reason is what the other side tells
         return FAILED, str(error).encode()
@@ -195,13 +225,13 @@ def main(words: Sequence[str]) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY, _MAX_MEMORY))
     try:
-        import kdumpfile
+        library = _Library()
     except ImportError:
         return NO_LIBRARY
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the library may print is no answer
     try:
-        dump = kdumpfile.kdumpfile(words[1])
+        dump = library.open(words[1])
         told: dict[str, Any] = _describe(words[1], dump.attr)
     except Exception as error:  # noqa: BLE001 - the reason is what the other side tells
         told = {"error": str(error) or type(error).__name__}
@@ -211,7 +241,7 @@ def main(words: Sequence[str]) -> int:
         request = sys.stdin.buffer.read(_REQUEST.size)
         if len(request) < _REQUEST.size:
             break
-        status, data = _answer(kdumpfile, dump, *_REQUEST.unpack(request))
+        status, data = _answer(library, dump, *_REQUEST.unpack(request))
         answers.write(_ANSWER.pack(status, len(data)) + data)
         answers.flush()
     return 0

@@ -8,8 +8,8 @@ the most significant bit first; and the pages as they were, one behind the other
 go on behind the partition header of the next disk. A backup to another medium has a
 block of its own before all that. Mirrors crash's ``sadump.h``.
 
-libkdumpfile (up to 0.5.4) reads it too, but gives the first page of a run of pages for
-each of them (``sadump_read_page()``), so it is not asked.
+libkdumpfile (0.5.1 to 0.5.6) reads it too, but gives the first page of a run of pages
+for each of them (``sadump_read_page()``), so it is not asked.
 """
 
 from __future__ import annotations

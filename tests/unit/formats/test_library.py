@@ -253,6 +253,46 @@ def worker(lkcd, tmp_path, monkeypatch):
     return put
 
 
+PYKDUMPFILE = """
+MACHPHYSADDR = 1
+class NoDataError(Exception): pass
+class Blob:
+    def get(self): return b"OSRELEASE=1"
+class Bitmap:
+    def find_set(self, at):
+        if at > 2: raise NoDataError()
+        return max(at, 1)
+    def find_clear(self, at): return 3
+class Context:
+    attr = {"file": {"description": "new", "pagemap": Bitmap()}, "max_pfn": 9,
+            "arch": {"name": "x86_64"}, "linux": {"vmcoreinfo": {"raw": Blob()}}}
+    def open(self, path): self.path = path
+    def read(self, space, address, size):
+        assert space == MACHPHYSADDR
+        if address == 0x2000: raise NoDataError("no")
+        return memoryview(bytes([size]) * size)
+"""
+
+
+def test_the_new_module_has_other_names(lkcd, tmp_path, monkeypatch):
+    # pykdumpfile, which is Debian's python3-libkdumpfile from 0.5.5 on.
+    (tmp_path / "kdumpfile.py").write_text(PYKDUMPFILE)
+    program = tmp_path / "worker.py"
+    program.write_text(
+        f"import runpy, sys\nsys.path[:0] = [{str(tmp_path)!r}]\n"
+        f"runpy.run_path({kdumpfile_worker.__file__!r}, run_name='__main__')"
+    )
+    monkeypatch.setattr(kdumpfile_worker, "__file__", str(program))
+    dump = open_dump(lkcd)
+    assert dump.format == "new (libkdumpfile)"
+    assert [(e.paddr, e.size) for e in dump.extents] == [(0x1000, 0x2000)]
+    assert [note.desc for note in dump.notes] == [b"OSRELEASE=1"]
+    assert dump.read_phys(0x1000, 7) == b"\7" * 7
+    with pytest.raises(FaultError, match="not in the dump"):
+        dump.read_phys(0x2000, 1)
+    dump.close()
+
+
 def test_its_death_is_one_error_and_it_is_started_again(worker, tmp_path):
     count = tmp_path / "count"
     dump = worker(
