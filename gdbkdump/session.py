@@ -204,9 +204,11 @@ def _vmcoreinfos(
     if is_whole and bootstrap.is_complete(noted):
         yield noted, []
     copies = bootstrap.scan_vmcoreinfo(dump, report)
-    for info, _ in copies:
-        remark = [f"the VMCOREINFO note {state}; the kernel's own copy is used"]
-        yield info, remark + _other_kernels(info, copies)
+    for info, paddr in copies:
+        what = (
+            f"the VMCOREINFO note {state}; the kernel's own copy at {paddr:#x} is used"
+        )
+        yield info, [what, *_other_kernels(info, copies)]
     if not is_whole and bootstrap.is_complete(noted):
         yield noted, ["the VMCOREINFO note is cut and no copy of it is in RAM"]
     yield None, [f"the VMCOREINFO note {state}"]
@@ -216,13 +218,18 @@ def _other_kernels(
     info: VmcoreInfo, copies: Sequence[tuple[VmcoreInfo, int]]
 ) -> list[str]:
     # Of the kernel that captures a crash, or of a guest of this one.
-    text = info.symbol("_stext")
+    here = _image_of(info)
     return [
         f"at {paddr:#x} is what may be the VMCOREINFO of another kernel,"
         f" {(other.osrelease or '')[:_MAX_RELEASE]}: gdbkdump --vmcoreinfo {paddr:#x}"
         for other, paddr in copies
-        if other.symbol("_stext") != text
+        if _image_of(other) != here
     ]
+
+
+def _image_of(info: VmcoreInfo) -> tuple[str | None, str | None]:
+    # Without KASLR all kernels have the same addresses, and are in other places.
+    return info.get("SYMBOL(_stext)"), info.get("NUMBER(phys_base)")
 
 
 def _open_kernel(

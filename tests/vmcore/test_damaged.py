@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
+from contextlib import closing
 
 import pytest
 
 from gdbkdump.cli import main
-from gdbkdump.errors import FormatError
+from gdbkdump.errors import FormatError, KdumpError
+from gdbkdump.formats import open_dump
+from gdbkdump.formats.base import silent
+from gdbkdump.formats.hints import Hints
 from gdbkdump.kernel.sched import task_problems, tasks
+from gdbkdump.memory.bootstrap import scan_vmcoreinfo
 from gdbkdump.session import open_session
 from tests.support.damage import changed
 
 PHDR = struct.Struct("<IIQQQQQQ")
+OWN_COPY = "the VMCOREINFO note is {}; the kernel's own copy is used"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,10 @@ def pids(path):
         session.close()
 
 
+def without_place(problems):
+    return [re.sub(r"own copy at 0x[0-9a-f]+ is", "own copy is", p) for p in problems]
+
+
 @pytest.fixture(scope="module")
 def whole(dump_dir):
     return pids(dump_dir / "vmcore")[0]
@@ -56,7 +67,7 @@ def test_notes_gone(copy, whole):
     with changed(copy, [(offset, bytes(size))]):
         found, problems = pids(copy)
     assert found == whole
-    assert problems == ["the VMCOREINFO note is missing; the kernel's own copy is used"]
+    assert without_place(problems) == [OWN_COPY.format("missing")]
 
 
 @pytest.mark.parametrize("cut", [8, 300, 2000])
@@ -65,7 +76,7 @@ def test_vmcoreinfo_cut(copy, whole, cut):
     with changed(copy, [(header + 32, struct.pack("<Q", size - cut))]):
         found, problems = pids(copy)
     assert found == whole
-    assert "the VMCOREINFO note is cut; the kernel's own copy is used" in problems
+    assert OWN_COPY.format("cut") in without_place(problems)
 
 
 def test_vmcoreinfo_lies(copy, whole):
@@ -77,7 +88,37 @@ def test_vmcoreinfo_lies(copy, whole):
     with changed(copy, [(offset + at, b"77")]):
         found, problems = pids(copy)
     assert found == whole
-    assert problems == ["the VMCOREINFO note is wrong; the kernel's own copy is used"]
+    assert without_place(problems) == [OWN_COPY.format("wrong")]
+
+
+def test_two_kernels_in_one_memory(copy, whole):
+    # As where a hypervisor dumps a guest while its capture kernel runs. Without KASLR
+    # both have the same virtual addresses; the other one's note is in a page of zeros.
+    with closing(open_dump(copy)) as dump:
+        ((info, own),) = scan_vmcoreinfo(dump, silent)
+        extent = max(dump.extents, key=lambda e: e.file_size)
+        free = next(
+            paddr
+            for paddr in range(extent.paddr + extent.size - 4096, extent.paddr, -4096)
+            if not any(dump.read_phys(paddr, 4096))
+        )
+        place, _ = dump.file_range(free)
+    text = re.sub(rb"CRASHTIME=.*\n", b"", info.raw)
+    other = re.sub(rb"(NUMBER\(phys_base\)=).*\n", rb"\g<1>4096\n", text)
+    page = struct.pack("<III12s", 11, len(other), 0, b"VMCOREINFO") + other
+    _, offset, size = note_header(copy)
+    with changed(copy, [(offset, bytes(size)), (place, page)]):
+        found, problems = pids(copy)
+        assert found == whole
+        assert problems == [
+            "the VMCOREINFO note is missing;"
+            f" the kernel's own copy at {own:#x} is used",
+            f"at {free:#x} is what may be the VMCOREINFO of another kernel,"
+            f" {info.osrelease}: gdbkdump --vmcoreinfo {free:#x}",
+        ]
+        # There is no such kernel; that is told, and the first is not taken for it.
+        with pytest.raises(KdumpError):
+            open_session(copy, hints=Hints(vmcoreinfo=free))
 
 
 def test_no_vmcoreinfo_anywhere(copy, whole):
