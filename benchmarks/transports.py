@@ -60,14 +60,20 @@ for name, places in (
 """
 
 
-def _ask(dump: Path, vmcore: str, gdb: str, **environment: str) -> dict[str, str]:
+def ask(dump: Path, vmcore: str, gdb: str, **more: str) -> dict[str, str]:
+    """Return what gdb answers to each question took.
+
+    :param dump: directory of the dump
+    :param vmcore: that dump, in a form of its own
+    :param more: set in gdb's environment
+    """
     script = f"ELF = {str(dump / 'vmcore')!r}\n{_QUESTIONS}"
     command = [gdb, "-nx", "-batch", str(dump / "vmlinux"), vmcore, "-x", str(INIT)]
     done = subprocess.run(
         [*command, "-ex", f"python exec({script!r})"],
         capture_output=True,
         text=True,
-        env=dict(os.environ, **environment),
+        env=dict(os.environ, **more),
         check=True,
     )
     lines = [x for x in done.stdout.splitlines() if x.startswith("MEASURED ")]
@@ -83,7 +89,7 @@ def _serve_and_ask(dump: Path, gdb: str) -> dict[str, str]:
         server.stdout.readline()
         token, _, name = server.stdout.readline().split()
         try:
-            return _ask(dump, name, gdb, GDBKDUMP_TOKEN=token.partition("=")[2])
+            return ask(dump, name, gdb, GDBKDUMP_TOKEN=token.partition("=")[2])
         finally:
             server.terminate()
 
@@ -99,12 +105,12 @@ def main() -> int:
     args = parser.parse_args()
     vmcore = str(args.dump / "vmcore")
     columns = {
-        "view core": _ask(args.dump, vmcore, args.gdb, GDBKDUMP_TRANSPORT="core"),
-        "server": _ask(args.dump, vmcore, args.gdb, GDBKDUMP_TRANSPORT="remote"),
+        "view core": ask(args.dump, vmcore, args.gdb, GDBKDUMP_TRANSPORT="core"),
+        "server": ask(args.dump, vmcore, args.gdb, GDBKDUMP_TRANSPORT="remote"),
         "serve, loopback": _serve_and_ask(args.dump, args.gdb),
     }
     if args.compressed:
-        columns["compressed"] = _ask(args.dump, args.compressed, args.gdb)
+        columns["compressed"] = ask(args.dump, args.compressed, args.gdb)
     sys.stdout.write(f"| | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|\n")
     for what in columns["view core"]:
         cells = " | ".join(column[what] for column in columns.values())
