@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import permutations
 
 import pytest
 from support.corruption import (
     PAGE,
     blotted,
+    check,
     fields_of,
     overwritten,
     truncated,
@@ -18,12 +20,15 @@ from support.corruption import (
 from support.mkdiskdump import KdumpFile, flatten
 from support.mkdump import ElfCore, Segment, note
 
+from gdbkdump.errors import FaultError, FormatError
+from gdbkdump.formats import open_dump
+
 PFNS = (*range(10), 12, 13, *range(30, 36), 40, 41, *range(48, 60))
 PAGES = {pfn: bytes(random.Random(pfn).choices(b"abcdefgh", k=PAGE)) for pfn in PFNS}
 PAGES[35] = bytes(PAGE)
 NOTES = note(b"CORE", 1, bytes(336)) + note(b"VMCOREINFO", 0, b"OSRELEASE=6.1\n" * 9)
 RANGES = ((0, 10), (10, 41), (41, 64))
-SUB_HEADER, BITMAPS, TABLE = PAGE, 4 * PAGE, 6 * PAGE
+SUB_HEADER, BITMAPS, TABLE = PAGE, 3 * PAGE, 5 * PAGE
 
 
 def part(start, end, pages=PAGES, **changes):
@@ -82,6 +87,7 @@ def single_damages(number, data):
 @pytest.mark.parametrize("number", range(3))
 def test_one_file_is_damaged(number, tmp_path):
     whole = parts()
+    assert whole[number][432:440] == b"\2\0\0\0\2\0\0\0"  # so bitmaps are there
     assert try_all(tmp_path, [("nothing", whole)], PAGES) == {"read": 1}
     cases = []
     for what, data in single_damages(number, whole[number]):
@@ -158,6 +164,38 @@ def test_files_that_contradict_each_other(tmp_path):
     assert len(cases) >= 60
     for what, files, outcome in cases:
         assert try_all(tmp_path, [(what, files)], PAGES) == {outcome: 1}, what
+
+
+def test_damaged_files_beside_the_one_that_was_named(tmp_path):
+    # Those are looked for, and must not take it along.
+    whole = parts()
+    for number in (1, 2):
+        for what, data in single_damages(number, whole[number]):
+            files = [*whole]
+            files[number] = data
+            for name, each in zip(
+                ("vmcore1", "vmcore2", "vmcore3"), files, strict=True
+            ):
+                (tmp_path / name).write_bytes(each)
+            assert check([tmp_path / "vmcore1"], PAGES) in ("read", "lost"), what
+            first = {pfn: PAGES[pfn] for pfn in range(10)}
+            assert check([tmp_path / "vmcore1"], first) == "read", what
+
+
+def test_what_was_left_out_is_said(tmp_path):
+    for number, data in enumerate(parts()):
+        (tmp_path / f"vmcore{number}").write_bytes(data)
+    with (tmp_path / "vmcore2").open("r+b") as file:
+        file.seek(BITMAPS + PAGE)
+        file.write(b"\xfe")
+    dump = open_dump(tmp_path / "vmcore0")
+    assert re.match("the files beside it are left out, as .*vmcore2", dump.problems[0])
+    assert "no file with pages 0xa to 0x40 was given" in dump.problems[1]
+    with pytest.raises(FaultError, match="in another file of the split dump"):
+        dump.read_phys(12 * PAGE, 1)
+    dump.close()
+    with pytest.raises(FormatError, match="contradict each other"):
+        open_dump(tmp_path / "vmcore2")
 
 
 def flat(data):
