@@ -34,6 +34,8 @@ _MAX_CPUS = 8192
 _LKCD_MAGIC = b"\xed\x23\x8f\x61\x73\x01\x19\xa8"
 _PHYS_LIMIT = 1 << 52
 _LKCD_HEADER = 742
+_DISKDUMP_HEADER = 464
+_DESCRIPTOR = struct.Struct("<QI12x")  # of a page: offset and size
 _LKCD_RAW, _LKCD_PACKED, _LKCD_END = 1, 2, 4
 
 
@@ -197,6 +199,9 @@ def _describe(path: str, attributes: Any) -> dict[str, Any]:
         pages = find_lkcd_pages(path, page_size)
     else:
         pages = _find_mapped_pages(attributes, page_size)
+        if _attribute(attributes, "arch.name") == "x86_64":
+            count = sum(size for _, size in pages.there) // page_size
+            _check_diskdump(path, count)
     cpus = _attribute(attributes, "cpu.number") or 0
     notes = (
         _blob(_attribute(attributes, f"cpu.{cpu}.PRSTATUS"))
@@ -209,6 +214,23 @@ def _describe(path: str, attributes: Any) -> dict[str, Any]:
         "vmcoreinfo": _blob(_attribute(attributes, "linux.vmcoreinfo.raw")),
         "prstatus": [note for note in notes if note],
     }
+
+
+def _check_diskdump(path: str, count: int) -> None:
+    # The library reads zeros behind the end of a file. Pages are in order, each behind
+    # the one before, as their descriptors are; so the last one tells.
+    with open(path, "rb") as file:
+        head = file.read(_DISKDUMP_HEADER)
+        if head[:8] != b"DISKDUMP":
+            return
+        block_size, sub_blocks, bitmap_blocks = struct.unpack_from("<3I", head, 428)
+        table = (1 + sub_blocks + bitmap_blocks) * block_size
+        file.seek(table + max(0, count - 1) * _DESCRIPTOR.size)
+        raw = file.read(_DESCRIPTOR.size)
+        size = os.fstat(file.fileno()).st_size
+    is_cut = not count or len(raw) < _DESCRIPTOR.size
+    if is_cut or sum(_DESCRIPTOR.unpack(raw)) > size:
+        raise EOFError("the file is truncated")
 
 
 def _answer(library: _Library, dump: Any, address: int, size: int) -> tuple[int, bytes]:

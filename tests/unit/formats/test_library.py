@@ -226,6 +226,16 @@ def test_a_diskdump(tmp_path, version):
     dump.close()
 
 
+def test_a_cut_diskdump_is_one_error(tmp_path):
+    pages = {paddr // 4096: data for paddr, data in PAGES.items()}
+    made = KdumpFile(pages, version=1, max_mapnr=4100).build()
+    path = tmp_path / "dump"
+    for size in (464, 4096, 3 * 4096, 6 * 4096, len(made) - 3000, len(made) - 1):
+        path.write_bytes(b"DISKDUMP" + made[8:size])
+        with pytest.raises(FormatError, match="libkdumpfile: "):
+            open_dump(path)
+
+
 def test_without_the_library_it_is_named(lkcd, monkeypatch):
     # This Python has it not: it is Debian's package, for Debian's Python.
     monkeypatch.setattr(library.shutil, "which", lambda name: sys.executable)
