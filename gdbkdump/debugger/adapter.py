@@ -54,6 +54,7 @@ class Debugger:
         self._tasks: dict[int, int] = {}
         self._selected = 0
         self._inferior: gdb.Inferior | None = None
+        self._connection: gdb.TargetConnection | None = None
 
     def attach(self, session: Session, threads: Iterable[KernelThread]) -> None:
         """Take an open dump."""
@@ -61,6 +62,7 @@ class Debugger:
         self._tasks = {thread.id: thread.task for thread in threads}
         self._selected = _selected_id()
         self._inferior = gdb.selected_inferior()
+        self._connection = self._inferior.connection
         session.evaluate = evaluate
         session.source_line = self.for_kernel(source_line)
         session.select_task = self.select_task
@@ -90,6 +92,10 @@ class Debugger:
     def is_open(self) -> bool:
         """Whether a dump is open."""
         return self._session is not None
+
+    def is_ours(self, connection: gdb.TargetConnection) -> bool:
+        """Tell whether it is the one that gdb has the open dump by."""
+        return self.is_open and connection == self._connection
 
     def session(self) -> Session:
         """Return the open dump.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import gdb
 
+from gdbkdump.debugger import console
 from gdbkdump.debugger.files import find_loaded_vmlinux, open_core
 from gdbkdump.errors import KdumpError
 from gdbkdump.formats import is_process_core
@@ -38,17 +39,16 @@ def watch_core_commands(debugger: Debugger, open_dump: Open) -> None:
     if _HOOK not in gdb.execute("show user", to_string=True):
         _CoreOpened(opener)
         gdb.execute(f"define {_HOOK}\n{_OPENED}\nend")
+    # gdb 13 runs no such hook for what was typed at its prompt.
+    gdb.events.before_prompt.connect(opener.at_prompt)
 
 
 class _Opener:
     def __init__(self, debugger: Debugger, open_dump: Open) -> None:
         self._debugger = debugger
         self._open_dump = open_dump
-
-    @property
-    def is_busy(self) -> bool:
-        # Opening a dump uses core-file, which leads here again.
-        return self._debugger.is_opening
+        # What gdb has opened before it read us is not for this to open.
+        self._seen = gdb.selected_inferior().connection
 
     def open(self, path: Path) -> None:
         try:
@@ -56,6 +56,29 @@ class _Opener:
         except KdumpError as error:
             self._debugger.reason = f"no dump is open: {error}"
             raise gdb.GdbError(f"gdbkdump: {escape(str(error))}") from None
+
+    def open_new_core(self) -> None:
+        """Open what gdb has opened by itself, if it is a kernel dump."""
+        # Opening a dump uses core-file, which leads here again.
+        connection = gdb.selected_inferior().connection
+        if self._debugger.is_opening or connection == self._seen:
+            return
+        self._seen = connection
+        if connection is None or self._debugger.is_ours(connection):
+            return
+        core = open_core() if connection.type == "core" else None
+        if core and not is_process_core(Path(core)):
+            self.open(Path(core))
+
+    def at_prompt(self, event: object = None) -> None:
+        """Do that before each prompt."""
+        if self._debugger.open_pending:
+            self._seen = gdb.selected_inferior().connection
+            return
+        try:
+            self.open_new_core()
+        except gdb.GdbError as error:
+            console.write_error(str(error).removeprefix("gdbkdump: "))
 
 
 class _TargetCore(gdb.Command):
@@ -97,6 +120,4 @@ class _CoreOpened(gdb.Command):
         super().__init__(_OPENED, gdb.COMMAND_MAINTENANCE)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        core = None if self._opener.is_busy else open_core()
-        if core and not is_process_core(Path(core)):
-            self._opener.open(Path(core))
+        self._opener.open_new_core()

@@ -269,3 +269,27 @@ def test_modules_have_names_until_their_debug_files_have_lines(crash_dir, tmp_pa
     assert "crashme.c" not in before
     assert re.search(r" in crashme_\w+ \(.*\)\s+at .*crashme\.c:\d+\n", after)
     assert re.search(r"^Line \d+ of .*crashme\.c", after, re.M)
+
+
+@pytest.mark.parametrize("first", ["vmcore", "none"])
+def test_core_file_at_the_prompt_opens_a_dump(small, tmp_path, first):
+    # gdb 13 runs no hook for what is typed there. Another dump has other tasks.
+    link = tmp_path / "other"
+    link.symlink_to((small / "vmcore").resolve())
+    typed = [f"core-file {link}", "kset 1", "info threads 1", "ksys"]
+    if first != "none":
+        typed.insert(0, f"kopen {small / first}")
+    done = subprocess.run(
+        ["gdb", "-nx", "-q", "-x", INIT],
+        input="\n".join(typed),
+        capture_output=True,
+        text=True,
+        cwd=small,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.count(f"DUMPFILE: {link}") == 2
+    assert 'COMMAND: "init"' in done.stdout
+    assert '"swapper/0 [CPU 0]"' in done.stdout
+    assert done.stdout.count("khelp lists commands") == len(typed) - 3
+    assert "Traceback" not in done.stderr
