@@ -17,7 +17,7 @@ from gdbkdump.errors import (
     FormatError,
     KdumpError,
 )
-from gdbkdump.formats import open_dump
+from gdbkdump.formats import is_process_core, open_dump
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.hints import NO_HINTS, Hints
 from gdbkdump.formats.pagecache import DEFAULT_BYTES
@@ -188,6 +188,11 @@ def _open(
         )
     if dump.is_incomplete:
         raise FormatError(f"{dump.path}: {dump.problems[-1]}, and {first}")
+    if is_process_core(dump.path):
+        raise FormatError(
+            f"{dump.path} is the core of a process, not of a kernel: gdb PROGRAM CORE"
+            " opens it"
+        )
     raise first
 
 

@@ -47,6 +47,7 @@ from gdbkdump.errors import (
     MismatchError,
     TypeNotFoundError,
 )
+from gdbkdump.formats import is_process_core
 from gdbkdump.kernel.sched import default_task
 from gdbkdump.recordedtypes import record_types, recorded_types
 from gdbkdump.render.text import lines
@@ -104,8 +105,14 @@ def _open_given(debugger: Debugger, open_: Open) -> None:
         line = command_line()
         # A front end names it later, and who reads us in .gdbinit may never; nor may a
         # script that names no file here, but in kopen.
-        if line.interpreter == "console" and line.sources_us:
+        if line.is_batch and not line.exec_file:
+            debugger.reason = f"no dump is open: {error}"
+        elif line.interpreter == "console" and line.sources_us:
             debugger.refuse(error, 2 if line.exec_file else 0)
+        return
+    if is_process_core(vmcores[0]):
+        # gdb's own business, for those who have us in .gdbinit.
+        debugger.reason = f"no dump is open: {vmcores[0]} is the core of a process"
         return
     try:
         open_(vmcores, find_given_vmlinux())
@@ -126,7 +133,9 @@ def _open_later(debugger: Debugger, open_: Open) -> None:
 
     debugger.open_pending = open_once
     gdb.events.before_prompt.connect(open_once)
-    gdb.post_event(open_once)
+    if command_line().interpreter != "console":
+        # gdb 13 dies of an event that is left when it quits.
+        gdb.post_event(open_once)
 
 
 def open_dump(

@@ -35,6 +35,20 @@ _ADVICE: tuple[tuple[int, bytes, str], ...] = (
     ),
     (0, b"PAGEDU64", "a Windows crash dump"),
     (0, b"PAGEDUMP", "a Windows crash dump"),
+    (0, b"MDMP", "a minidump of a Windows program"),
+    (
+        0,
+        b"QFI\xfb",
+        "a disk image (qcow2), which has no memory that is read here: dump the guest"
+        " with virsh dump --memory-only",
+    ),
+    (
+        4086,
+        b"S1SUSPEND",
+        "a hibernation image, which is not supported: resume from it, then see"
+        " /proc/kcore or let kdump save a dump",
+    ),
+    (4086, b"SWAPSPACE2", "swap space, without a dump in it"),
     (
         0,
         b"\x7fVirtualBox SavedState",
@@ -146,7 +160,8 @@ def is_process_core(path: Path) -> bool:
         if file.read_header(0, 4) != b"\x7fELF":
             return False
         dump = ElfDump(file)
-        if not any(extent.paddr for extent in dump.extents):
+        # Of a dump that is cut there may be no memory left.
+        if not dump.is_incomplete and not any(extent.paddr for extent in dump.extents):
             return True
         notes = dump.notes
         return any(note.name == b"CORE" and note.type == NT_AUXV for note in notes)
@@ -179,7 +194,8 @@ def _open_files(files: list[DumpBytes], report: Report, cache_bytes: int) -> Dum
                         f"{file.path} is not of one dump with {files[0].path}"
                     )
             return opener(files, report, cache_bytes)
-    raise FormatError(f"{files[0].path} is not a vmcore: {_describe(heads[0])}")
+    head = files[0].read_header(0, _MAX_HEAD)
+    raise FormatError(f"{files[0].path} is not a vmcore: {_describe(head)}")
 
 
 def _head(file: DumpBytes) -> bytes:
@@ -278,6 +294,7 @@ def _open_s390(files: list[DumpBytes], report: Report, cache_bytes: int) -> Dump
         ) from None
 
 
+_MAX_HEAD = 4096
 _FLATTENED = b"makedumpfile\0\0\0\0"
 _SADUMP = b"sadump\0\0"
 # First bytes of what is read, and what reads it.

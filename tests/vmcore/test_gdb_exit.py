@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from gdbkdump.target.cache import cache_folder
 
 INIT = Path(__file__).resolve().parent.parent.parent / "gdb-init.py"
 
@@ -139,6 +142,69 @@ def test_without_a_dump_the_prompt_stays_sane(small: Path) -> None:
     assert "$1 = 42" in done.stdout
     assert done.stderr.count("no dump was given") == 2
     assert "Traceback" not in done.stderr
+
+
+def test_help_needs_no_dump(small: Path) -> None:
+    done = gdb("-x", INIT, "-ex", "khelp", "-ex", "khelp kps")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "List tasks." in done.stdout.splitlines()
+    assert any(line.startswith("kvtop ") for line in done.stdout.splitlines())
+
+
+def test_a_script_that_opens_its_dump_itself_is_told_nothing(small: Path) -> None:
+    done = gdb("-x", INIT, "-ex", f"kopen {small / 'vmcore'}", "-ex", "kset")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["-batch", "-ex", "kset 1"], 0),
+        (["-batch", "-ex", "kset 99999999"], 1),
+        (["-batch", "-ex", "p 42"], 0),
+        (["-ex", "quit"], 0),
+        (["-ex", "kset 1", "-ex", "quit"], 0),
+    ],
+)
+def test_gdb_ends_as_it_should_with_us_in_gdbinit(
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder("index").parent.parent))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".gdbinit").write_text(f"source {INIT}\n")
+    command = ["gdb", "-q", small / "vmlinux", small / "vmcore", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ('COMMAND: "init"' in done.stdout) == ("kset 1" in words)
+
+
+@pytest.mark.parametrize("in_gdbinit", [True, False])
+def test_the_core_of_a_process_is_gdbs(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_gdbinit: bool
+) -> None:
+    core = tmp_path / "core"
+    with subprocess.Popen(["sleep", "60"]) as process:
+        save = ["gcore", "-o", core, str(process.pid)]
+        subprocess.run(save, capture_output=True, check=True)
+        process.kill()
+    core = next(tmp_path.glob("core.*"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".gdbinit").write_text(f"source {INIT}\n" if in_gdbinit else "")
+    command = ["gdb", "-q", "-batch", "/bin/sleep", core]
+    command += [] if in_gdbinit else ["-x", INIT]
+    command += ["-ex", "info threads", "-ex", "kset"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "nanosleep" in done.stdout
+    assert done.returncode == 1
+    assert ours(done).endswith(f"no dump is open: {core} is the core of a process")
+    alone = [sys.executable, "-m", "gdbkdump", core, "-c", "kset"]
+    done = subprocess.run(alone, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is the core of a process, not of a kernel" in ours(done)
 
 
 def test_odd_names_and_a_truncated_dump(small: Path, tmp_path: Path) -> None:

@@ -372,6 +372,9 @@ def test_cores_of_processes_are_told_from_dumps(tmp_path):
     notes = core().notes + note(b"CORE", 6, bytes(16))
     segments = [Segment(0x1000, LOW, vaddr=0x400000)]
     assert is_process_core(ElfCore(segments, notes).write(tmp_path / "gcore"))
+    # Of this one the memory is lost, and with it what tells.
+    (tmp_path / "short").write_bytes(kernel.read_bytes()[:0x200])
+    assert not is_process_core(tmp_path / "short")
     for name, data in (("compressed", b"KDUMP   " + bytes(4096)), ("cut", b"\x7fELF")):
         (tmp_path / name).write_bytes(data)
         assert not is_process_core(tmp_path / name)

@@ -49,6 +49,12 @@ def zipped():
         (struct.pack("<I", 0xF00FEBED), "an old Xen core"),
         (struct.pack("<I", 0x4C4D5641), "convert it with avml-convert"),
         (b"PAGEDU64", "a Windows crash dump"),
+        (b"MDMP\x93\xa7\0\0", "a minidump of a Windows program"),
+        # qemu block/qcow2.h: QCOW_MAGIC, big-endian.
+        (struct.pack(">I", 0x514649FB), "virsh dump --memory-only"),
+        # mm/swapfile.c and kernel/power/swap.c: the last 10 bytes of the first page.
+        (bytes(4086) + b"SWAPSPACE2" + bytes(4096), "swap space, without a dump"),
+        (bytes(4086) + b"S1SUSPEND\0" + bytes(4096), "a hibernation image"),
     ],
 )
 def test_what_is_no_dump_is_named(tmp_path, head, advice):
