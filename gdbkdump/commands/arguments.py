@@ -13,12 +13,14 @@ from gdbkdump.kernel.sched import (
     default_task,
     running_tasks,
     task_by_address,
+    task_problems,
     task_state,
     tasks,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from gdbkdump.kernel.sched import Task
     from gdbkdump.session import Session
@@ -95,7 +97,12 @@ def find_tasks(session: Session, text: str) -> list[Task]:
     """
     found = _match_tasks(session, text)
     if not found:
-        raise CommandError(f"no task {text!r} (a pid, task address, comm or /regex/)")
+        # In a damaged dump it may have been there.
+        lost = "; not all tasks could be read: see ksys"
+        raise CommandError(
+            f"no task {text!r} (a pid, task address, comm or /regex/)"
+            f"{lost if task_problems(session.kernel) else ''}"
+        )
     return found
 
 
@@ -130,6 +137,17 @@ def _match_comm(all_tasks: list[Task], text: str, *, is_regex: bool) -> list[Tas
     except re.error as error:
         raise CommandError(f"/{text}/ is no regular expression: {error}") from None
     return [task for task in all_tasks if pattern.search(task.comm)]
+
+
+def refuse_input(session: Session, path: Path) -> None:
+    """Check that a file that is to be written is none that is being read.
+
+    :raise CommandError: it is
+    """
+    inputs = [*session.dump.paths, session.vmlinux, *session.module_files.values()]
+    for used in inputs:
+        if used and used.exists() and path.exists() and path.samefile(used):
+            raise CommandError(f"{path} is what is being read")
 
 
 # What kps shows as ST.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdbkdump.commands import argument, command
+from gdbkdump.commands.arguments import refuse_input
 from gdbkdump.commands.processview import (
     find_one,
     process_fields,
@@ -111,10 +112,7 @@ def _check_target(session: Session, path: Path, *, force: bool) -> None:
         return
     except OSError as error:
         raise CommandError(f"kgcore: {path}: {error.strerror}") from None
-    inputs = [session.path, session.vmlinux, *session.module_files.values()]
-    for used in inputs:
-        if used and used.exists() and path.samefile(used):
-            raise CommandError(f"kgcore: {path} is what is being read")
+    refuse_input(session, path)
     if not stat.S_ISREG(status.st_mode):
         raise CommandError(f"kgcore: {path} is no regular file")
     if not force:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdbkdump.commands import argument, command
-from gdbkdump.commands.arguments import STATES, select_tasks
+from gdbkdump.commands.arguments import STATES, refuse_input, select_tasks
 from gdbkdump.errors import CommandError
 from gdbkdump.kernel.sched import task_problems, task_state
 from gdbkdump.render.escape import decode, escape
@@ -77,6 +77,8 @@ def kstacks(session: Session, args: Namespace) -> Iterator[Block]:
         if args.state not in STATES:
             raise CommandError(f"no state {args.state!r} ({' '.join(STATES)})")
         words.append(args.state)
+    if args.folded:
+        refuse_input(session, args.folded)
     groups = _collect(session, select_tasks(session, words))
     chosen = [group for group in groups if _fits(group, args)]
     if args.folded:

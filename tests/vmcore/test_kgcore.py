@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 from support.process import copy_program, open_process
@@ -189,7 +190,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(core_of, run, folder):
     assert not path.exists()
 
 
-def test_nothing_is_overwritten_unasked(core_of, run, session, folder):
+def test_nothing_is_overwritten_unasked(core_of, run, session, folder, monkeypatch):
     row, _, core = core_of("wl-nice")
     before = core.read_bytes()
     with pytest.raises(CommandError, match="is there already"):
@@ -199,6 +200,7 @@ def test_nothing_is_overwritten_unasked(core_of, run, session, folder):
     assert core.read_bytes() == before
     link = folder / "link"
     link.symlink_to(session.path)
+    monkeypatch.setattr(session.dump, "paths", [Path("other"), session.path])
     for path in (session.path, link):
         with pytest.raises(CommandError, match="is what is being read"):
             run("kgcore", "--force", "wl-nice", str(path))

@@ -62,3 +62,13 @@ def test_folded(run, tmp_path):
             wanted[key] += row["count"]
     assert folded == wanted
     assert note["note"].endswith(f"stacks written to {path}")
+
+
+def test_folded_does_not_overwrite_the_dump(run, session, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(session.path)
+    before = session.path.stat()
+    with pytest.raises(CommandError, match="is what is being read"):
+        run("kstacks", "--folded", str(link))
+    assert session.path.stat().st_size == before.st_size
+    assert session.path.stat().st_mtime_ns == before.st_mtime_ns
