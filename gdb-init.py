@@ -57,6 +57,12 @@ if _found:
         if any(word.lstrip("-") == "batch" for word in _file.read().split("\0")):
             gdb.execute("quit 2")
 else:
-    from gdbkdump.debugger.boot import boot
+    try:
+        from gdbkdump.debugger.boot import boot
 
-    boot()
+        boot()
+    except KeyboardInterrupt:
+        gdb.write(
+            "gdbkdump: interrupted while it was loaded: source gdb-init.py again\n",
+            gdb.STDERR,
+        )

@@ -110,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.vmcores, args.vmlinux = sort_files(args.files)
         args.hints = parse_hints(args.base, args.vmcoreinfo)
         _ask_for_token(args.vmcores)
+        if args.commands and gdb_options:
+            raise CommandError(
+                f"{gdb_options[0]} is an option of gdb, which -c does not start"
+            )
         if args.commands:
             return _run_commands(args)
         return _start_gdb(args, gdb_options)
@@ -166,7 +170,9 @@ def _run_commands(args: argparse.Namespace) -> int:
             if not words:
                 raise CommandError(f"no command in {text!r}")
             parsed.append((find_command(words[0]), words[1:]))
-        except (ValueError, CommandError) as error:
+        except ValueError as error:
+            return _fail(f"{text}: {error}", 1)
+        except CommandError as error:
             return _fail(error, 1)
     session = _open(args)
     if args.vmlinux:

@@ -62,7 +62,8 @@ class Identity:
 
     def __str__(self) -> str:
         """Return release and build-id."""
-        return f"{self.release or 'unknown'} (build-id {self.build_id or 'unknown'})"
+        release = self.release or "of a release that it does not tell"
+        return f"{release} (build-id {self.build_id or 'unknown'})"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gdbkdump.render.model import Result
     from gdbkdump.session import Session
 
-Function = Callable[["Session", argparse.Namespace], "Result"]
+Function = Callable[[Any, argparse.Namespace], "Result"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def argument(*names: str, completes: str = "", **options: Any) -> Argument:
 class _Parser(argparse.ArgumentParser):
     # argparse exits the process on errors; at a prompt an error is one line.
     def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{self.prog}: {message} (see: help {self.prog})")
+        raise CommandError(f"{self.prog}: {message} (see: khelp {self.prog})")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise CommandError(message or "")
@@ -63,6 +63,7 @@ class Command:
     examples: tuple[str, ...]
     crash: str
     function: Function
+    needs_dump: bool
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the argument parser, without a ``-h``: help is the debugger's."""
@@ -90,7 +91,7 @@ class Command:
         # Options may stand between the words, as crash's users are used to.
         return self.parser().parse_intermixed_args(list(argv))
 
-    def run(self, session: Session, args: argparse.Namespace) -> Result:
+    def run(self, session: Session | None, args: argparse.Namespace) -> Result:
         """Carry the command out; the result may be lazy and raise while it is read."""
         return self.function(session, args)
 
@@ -130,6 +131,7 @@ def command(
     examples: Sequence[str],
     arguments: Sequence[Argument] = (),
     crash: str = "",
+    needs_dump: bool = True,
 ) -> Callable[[Function], Function]:
     """Declare the decorated function as a command.
 
@@ -137,6 +139,8 @@ def command(
     name.
 
     :param crash: the crash command that users may know it by
+    :param needs_dump: whether there has to be an open dump; without one the function
+        is given None for the session
     """
 
     def register(function: Function) -> Function:
@@ -145,8 +149,9 @@ def command(
         if not examples:
             raise ValueError(f"command {name} has no example")
         _REGISTRY[name] = Command(
-            name, summary, category, tuple(arguments), tuple(examples), crash, function
-        )
+            name, summary, category, tuple(arguments), tuple(examples), crash, function,
+            needs_dump,
+        )  # fmt: skip
         return function
 
     return register
@@ -168,11 +173,22 @@ def find_command(name: str) -> Command:
     """
     if name not in _REGISTRY:
         if name not in command_names():
-            raise CommandError(
-                f"no command {name!r} (khelp lists them: {' '.join(command_names())})"
-            )
+            raise CommandError(f"no command {name!r} ({_similar(name)})")
         importlib.import_module(f"{__name__}.{name}")
     return _REGISTRY[name]
+
+
+def _similar(name: str) -> str:
+    # People know crash's names, and mistype ours.
+    names = command_names()
+    close = [known for known in names if known == f"k{name}"]
+    if not close:
+        import difflib
+
+        close = difflib.get_close_matches(name, names, 3)
+    if close:
+        return f"did you mean {' or '.join(close)}? khelp lists all"
+    return f"khelp lists them: {' '.join(names)}"
 
 
 def all_commands() -> Iterable[Command]:

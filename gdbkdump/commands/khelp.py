@@ -24,8 +24,9 @@ if TYPE_CHECKING:
         argument("command", nargs="?", completes="command", help="command to explain"),
     ],
     examples=["khelp", "khelp kps"],
+    needs_dump=False,
 )
-def khelp(session: Session, args: Namespace) -> Block:
+def khelp(session: Session | None, args: Namespace) -> Block:
     """List all commands; inside gdb "help COMMAND" explains one as well."""
     if args.command:
         return Text(find_command(args.command).help_text().rstrip().split("\n"))

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from gdbkdump.commands import argument, command
 from gdbkdump.commands.arguments import context_task, find_tasks, parse_cpus
 from gdbkdump.errors import CommandError
-from gdbkdump.kernel.sched import current_task, panic_task, running_tasks, task_state
+from gdbkdump.kernel.sched import (
+    current_task,
+    panic_cpu,
+    panic_task,
+    running_tasks,
+    task_state,
+    unknown_task,
+)
 from gdbkdump.render.escape import decode
 from gdbkdump.render.model import Address, Record, Shown
 
@@ -60,6 +67,8 @@ def _chosen(session: Session, args: Namespace) -> Task:
     if args.panic:
         task = panic_task(session.kernel)
         if task is None:
+            if panic_cpu(session.kernel) is not None:
+                raise CommandError(unknown_task(session.kernel))
             raise CommandError("no CPU panicked in this dump")
         return task
     chosen = parse_cpus(session, args.cpu)

@@ -19,6 +19,7 @@ from gdbkdump.kernel.sched import (
     task_problems,
     task_state,
     tasks,
+    unknown_task,
 )
 from gdbkdump.kernel.utsname import cpu_khz, utsname
 from gdbkdump.render.escape import decode
@@ -184,7 +185,7 @@ def _panic_context(kernel: Kernel) -> dict[str, Any]:
     except KdumpError as error:
         return {"TASK": Absent(reason=str(error))}
     if task is None:
-        return {"TASK": Absent(reason="no CPU panicked")}
+        return {"TASK": Absent(reason=unknown_task(kernel))}
     state = task_state(kernel, task)
     panicked = panic_cpu(kernel)
     mark = "ACTIVE" if panicked is None else "PANIC"

@@ -198,7 +198,9 @@ class _KCommand(gdb.Command):
         try:
             args = self._command.parse(gdb.string_to_argv(argument))
             as_json = args.json or debugger.settings.is_json
-            result = self._command.run(debugger.current_session(), args)
+            needs_dump = self._command.needs_dump
+            session = debugger.current_session() if needs_dump else None
+            result = self._command.run(session, args)
             if as_json:
                 console.write_lines(json_text.lines(result))
             else:

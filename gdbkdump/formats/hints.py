@@ -47,4 +47,9 @@ def _place(text: str) -> int | Path:
         return Path(text)
     if "/" in text:
         raise CommandError(f"vmcoreinfo: there is no file {text}")
-    return _address("vmcoreinfo", text)
+    try:
+        return _address("vmcoreinfo", text)
+    except CommandError:
+        raise CommandError(
+            f"vmcoreinfo: {text!r} is neither a file nor a physical address in hex"
+        ) from None

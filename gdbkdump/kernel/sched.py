@@ -366,6 +366,14 @@ def panic_task(kernel: Kernel) -> Task | None:
     return None if cpu is None else current_task(kernel, cpu)
 
 
+def unknown_task(kernel: Kernel) -> str:
+    """Return why ``default_task()`` knows of none."""
+    cpu = panic_cpu(kernel)
+    if cpu is None:
+        return "what ran on the CPUs cannot be read"
+    return f"CPU {cpu} panicked, but what ran on it cannot be read"
+
+
 def default_task(kernel: Kernel) -> Task | None:
     """Return the task to begin with: the panicking one, else that on the first CPU."""
     if panic_cpu(kernel) is not None:

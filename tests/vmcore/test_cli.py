@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +35,13 @@ def test_json_and_text_say_the_same(vmcore, capsys):
     [
         (["-c", "kno"], 1, "no command 'kno'"),
         (["-c", ""], 1, "no command in ''"),
-        (["-c", "kps 'open"], 1, "No closing quotation"),
-        (["-c", "kps --what"], 1, "unrecognized arguments: --what"),
+        (["-c", "ps"], 1, "no command 'ps' (did you mean kps? khelp lists all)"),
+        (["-c", "ksy"], 1, "did you mean ksys or ksym"),
+        (["-c", "xyzzy"], 1, "no command 'xyzzy' (khelp lists them: kbt "),
+        (["-c", "kps 'open"], 1, "kps 'open: No closing quotation"),
+        (["-c", "kps --what"], 1, "unrecognized arguments: --what (see: khelp kps)"),
+        (["-c", "kps", "-ex", "bt"], 2, "-ex is an option of gdb, which -c does not"),
+        (["-c", "kps", "--vmcoreinfo", "none"], 2, "neither a file nor a physical"),
         (["-c", "kps no-such-task"], 1, "no task 'no-such-task'"),
     ],
 )
@@ -138,3 +145,39 @@ def test_it_starts_gdb_with_the_dump_open(dump_dir, truth):
     assert done.returncode == 0, done.stderr
     assert "$1 = 1\n" in done.stdout
     assert "wl-crash" in done.stdout.splitlines()[-1]
+
+
+def test_ctrl_c_while_it_starts_is_one_line(tmp_path):
+    # As if it came in the middle of the imports.
+    code = (
+        "import sys, gdbkdump.__main__ as program\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.exit(program.main())\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "gdbkdump: interrupted\n")
+
+
+def test_ctrl_c_while_gdb_loads_it_is_one_line(tmp_path):
+    if shutil.which("gdb") is None:
+        pytest.skip("gdb is not installed")
+    finder = tmp_path / "finder.py"
+    finder.write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.startswith('gdbkdump'):\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    init = Path(cli.__file__).resolve().parents[1] / "gdb-init.py"
+    command = ["gdb", "-nx", "-batch", "-x", finder, "-x", init, "-ex", "p 42"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == (
+        "gdbkdump: interrupted while it was loaded: source gdb-init.py again\n"
+    )
+    assert done.stdout == "$1 = 42\n"

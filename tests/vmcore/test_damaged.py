@@ -12,12 +12,14 @@ from contextlib import closing
 import pytest
 
 from gdbkdump.cli import main
-from gdbkdump.errors import FormatError, KdumpError
+from gdbkdump.commands import find_command
+from gdbkdump.errors import CommandError, FormatError, KdumpError
 from gdbkdump.formats import open_dump
 from gdbkdump.formats.base import silent
 from gdbkdump.formats.hints import Hints
-from gdbkdump.kernel.sched import task_problems, tasks
+from gdbkdump.kernel.sched import panic_cpu, task_problems, tasks
 from gdbkdump.memory.bootstrap import scan_vmcoreinfo
+from gdbkdump.render.model import Absent, blocks_of
 from gdbkdump.session import open_session
 from tests.support.damage import changed
 
@@ -200,3 +202,20 @@ def test_the_dump_is_never_written(dump_dir, session):
     assert main([str(dump_dir / "vmcore"), "-c", "ksys"]) == 0
     after = (dump_dir / "vmcore").stat()
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+
+
+def test_what_ran_on_the_cpu_that_panicked_is_lost(dump_dir):
+    session = open_session(dump_dir / "vmcore")
+    cpu = panic_cpu(session.kernel)
+    assert cpu is not None
+    session.kernel.once("runqueues", lambda: ([], [f"who ran on CPU {cpu}: lost"]))
+    session.kernel.once("tasks", lambda: ([], ["the task list breaks"]))
+    why = f"CPU {cpu} panicked, but what ran on it cannot be read"
+    ksys, kset = find_command("ksys"), find_command("kset")
+    record = next(iter(blocks_of(ksys.run(session, ksys.parse([])))))
+    assert record.fields["TASK"] == Absent(reason=why)
+    with pytest.raises(CommandError, match=why):
+        kset.run(session, kset.parse(["-p"]))
+    with pytest.raises(CommandError, match="no task '1' .*not all tasks could be read"):
+        kset.run(session, kset.parse(["1"]))
+    session.close()
