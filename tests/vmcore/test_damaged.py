@@ -216,6 +216,8 @@ def test_what_ran_on_the_cpu_that_panicked_is_lost(dump_dir):
     assert record.fields["TASK"] == Absent(reason=why)
     with pytest.raises(CommandError, match=why):
         kset.run(session, kset.parse(["-p"]))
-    with pytest.raises(CommandError, match="no task '1' .*not all tasks could be read"):
+    with pytest.raises(
+        CommandError, match=r"no task '1' .*not all tasks could be read"
+    ):
         kset.run(session, kset.parse(["1"]))
     session.close()

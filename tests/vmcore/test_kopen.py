@@ -150,9 +150,7 @@ def test_kopen_opens_and_replaces(small, dump_dir, session, tmp_path):
     assert values[:3] == ["42", "1", mine]
     assert values[3] != mine
     assert values[4] == mine
-    assert (
-        "no dump was given: gdb VMLINUX VMCORE -x gdb-init.py, or kopen" in done.stderr
-    )
+    assert done.stderr == ""
     # Of the three, each names its own file.
     shown = re.findall(r"^DUMPFILE: (.*)$", done.stdout, re.M)
     assert [Path(path).parent.name for path in shown] == [
