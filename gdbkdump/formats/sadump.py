@@ -166,6 +166,10 @@ class SadumpDump:
         for disk in self._disks:
             self._starts.append(self._starts[-1] + disk.size)
         self._find_missing()
+        if header.sub_blocks:
+            self.problems.append(
+                "what the firmware noted of the CPUs' registers is not read"
+            )
 
     def _check_machine(self, file: DumpBytes, at: int, header: _Header) -> None:
         # Without a note of the CPUs what is read through it will tell.
