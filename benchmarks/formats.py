@@ -3,7 +3,8 @@
 
 Pages are read by our reader and by libkdumpfile, each in a process of its own, in
 turns. The terabyte is a small dump with more memory in its headers: kdump-compressed
-with one page in 64 of the added ones, all of them zeros, and ELF with a hole for it.
+with one page in 64 of the added ones, all of them zeros, and ELF with a hole for it,
+which the page tables map.
 """
 
 from __future__ import annotations
@@ -15,9 +16,19 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pieces import start  # noqa: E402
+
+from gdbkdump.session import open_session  # noqa: E402
+
+if TYPE_CHECKING:
+    from gdbkdump.formats.base import DumpFile
 # As users have it: Python compiles a module the first time only.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -72,6 +83,10 @@ print(f"{indexed:.2f} {time.perf_counter() - start:.2f} {peak} {found}")
 """
 _PAGE = 4096
 _TERABYTE = 1 << 40
+# Where it begins.
+_START = 4 << 30
+# Entries of page tables: present, writable, accessed, dirty; huge, global, no code.
+_TABLE, _LEAF = 0x63, 0x80000000000001E3
 
 
 def _ask(script: str, path: Path) -> list[float]:
@@ -134,7 +149,7 @@ def _grow_kdump(small: Path, path: Path) -> None:
 
 
 def _grow_elf(small: Path, path: Path) -> None:
-    """Write an ELF vmcore whose last PT_LOAD is a terabyte of hole."""
+    """Write an ELF vmcore with a hole of a terabyte at 4 GiB, which is mapped, too."""
     head = bytearray(small.open("rb").read(64))
     phoff, count = struct.unpack_from("<Q", head, 32)[0], head[56] + (head[57] << 8)
     subprocess.run(["cp", "--sparse=always", small, path], check=True)
@@ -144,20 +159,51 @@ def _grow_elf(small: Path, path: Path) -> None:
         table = file.read(56 * count)
         load = list(struct.unpack_from("<IIQQQQQQ", table, 56 * (count - 1)))
         base = load[3] - load[4]
-        start = load[4] + load[6]
-        load[2:7] = [size, base + start, start, _TERABYTE, _TERABYTE]
+        load[2:7] = [size, base + _START, _START, _TERABYTE, _TERABYTE]
         file.seek(size + _TERABYTE)
         file.write(table + struct.pack("<IIQQQQQQ", *load))
         struct.pack_into("<Q", head, 32, size + _TERABYTE)
         struct.pack_into("<H", head, 56, count + 1)
         file.seek(0)
         file.write(head)
+    _map(path, base + _START, _START, _TERABYTE >> 30)
+
+
+def _map(path: Path, vaddr: int, paddr: int, gigabytes: int) -> None:
+    """Make the kernel's page tables, of four levels, map memory by leaves of a GiB."""
+    with (
+        closing(open_session(path)) as session,
+        path.open("r+b", buffering=0) as file,
+    ):
+        dump = session.dump
+        end = max(e.paddr + e.size for e in dump.extents if e.paddr < _START)
+        free = (at for at in range(end - _PAGE, 0, -_PAGE) if _is_zeros(dump, at))
+
+        def put(at: int, entry: int) -> None:
+            place = dump.file_range(at)
+            assert place
+            file.seek(place[0])
+            file.write(struct.pack("<Q", entry))
+
+        for number in range(gigabytes):
+            at = vaddr + (number << 30)
+            top = session.kernel.memory.page_table.root + (at >> 39 & 511) * 8
+            (entry,) = struct.unpack("<Q", dump.read_phys(top, 8))
+            if not entry & 1:
+                entry = next(free) | _TABLE
+                put(top, entry)
+            table = entry & ((1 << 52) - _PAGE)
+            put(table + (at >> 30 & 511) * 8, paddr + (number << 30) | _LEAF)
+
+
+def _is_zeros(dump: DumpFile, paddr: int) -> bool:
+    return not any(dump.read_phys(paddr, _PAGE))
 
 
 def _measure_terabytes(dump: Path) -> None:
     sys.stdout.write(
-        "\n| 1 TiB more | indexed, s | kernel and tasks, s | peak MiB | tasks |\n"
-        "|---|---|---|---|---|\n"
+        "\n| 1 TiB more | indexed, s | kernel and tasks, s | peak MiB | tasks"
+        " | gdb's prompt, s | peak MiB |\n|---|---|---|---|---|---|---|\n"
     )
     with tempfile.TemporaryDirectory(dir=dump) as folder:
         for name, grow, small in (
@@ -167,8 +213,10 @@ def _measure_terabytes(dump: Path) -> None:
             path = Path(folder) / "vmcore"
             grow(small, path)
             indexed, opened, peak, tasks = _ask(_OPEN, path)
+            seconds, megabytes = start(dump, path)
             sys.stdout.write(
-                f"| {name} | {indexed} | {opened} | {peak:.0f} | {tasks:.0f} |\n"
+                f"| {name} | {indexed} | {opened} | {peak:.0f} | {tasks:.0f}"
+                f" | {seconds:.2f} | {megabytes} |\n"
             )
             path.unlink()
 

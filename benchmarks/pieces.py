@@ -25,19 +25,15 @@ from support.pieces import write_pieces
 _NUMBERS = (1_000, 5_000, 10_000, 20_000, 50_000, 70_000, 200_000)
 
 
-def _start(dump: Path, vmcore: Path, gdb: str, transport: str) -> tuple[float, int]:
+def start(
+    dump: Path, vmcore: Path, gdb: str = "gdb", transport: str = "auto"
+) -> tuple[float, int]:
     """Return seconds to gdb's prompt, and peak MiB of gdb alone."""
+    status = "python print(open('/proc/self/status').read())"
     command = [gdb, "-nx", "-batch", str(dump / "vmlinux"), str(vmcore)]
-    script = [
-        *command,
-        "-x",
-        str(INIT),
-        "-ex",
-        "python print(open('/proc/self/status').read())",
-    ]
     started = time.perf_counter()
     done = subprocess.run(
-        script,
+        [*command, "-x", str(INIT), "-ex", status],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -53,7 +49,7 @@ def _measure(
     dump: Path, vmcore: Path, gdb: str, transport: str, turns: int
 ) -> dict[str, str]:
     """Return the best of all turns: others may be at work on the machine."""
-    starts = [_start(dump, vmcore, gdb, transport) for _ in range(turns)]
+    starts = [start(dump, vmcore, gdb, transport) for _ in range(turns)]
     seconds, peak = min(starts)
     answers = [
         ask(dump, str(vmcore), gdb, GDBKDUMP_TRANSPORT=transport) for _ in range(turns)
