@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gdbkdump.render.model import Block
     from gdbkdump.session import Session
 
+# These show many tasks as well as one, and all where none is named.
+_OF_MANY = ("kps", "kstacks")
+
 
 @command(
     "kforeach",
@@ -40,7 +43,8 @@ def kforeach(session: Session, args: argparse.Namespace) -> Iterator[Block]:
 
     A filter is a pid, task address, comm, /regex/ or state (RU IN UN ZO ST TR ID), or
     kernel, user, gleader or active. Of several names one must fit, and of several
-    states; each of the last four must. Without a filter it is every task.
+    states; each of the last four must. Without a filter it is every task. kps and
+    kstacks are run once, for all of them.
     """
     filters, words = _split(args.words)
     if words[0] == "kforeach":
@@ -48,6 +52,11 @@ def kforeach(session: Session, args: argparse.Namespace) -> Iterator[Block]:
     inner = find_command(words[0])
     options = inner.parse(words[1:])
     chosen = select_tasks(session, filters)
+    if inner.name in _OF_MANY and not options.which:
+        options.which = [f"{task.address:#x}" for task in chosen]
+        if chosen:
+            yield from blocks_of(inner.run(session, options))
+        return
     before = session.task
     failed: list[str] = []
     try:
@@ -74,6 +83,8 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     for at, word in enumerate(words):
         if word in names:
             return words[:at], words[at:]
+    # Of crash's names the first word is one, if any is.
+    meant = next((f" {word} is k{word}?" for word in words if f"k{word}" in names), "")
     raise CommandError(
-        "which command? (kforeach [FILTER ...] COMMAND, as in: kforeach UN kbt)"
+        f"which command?{meant} (kforeach [FILTER ...] COMMAND, as in: kforeach UN kbt)"
     )

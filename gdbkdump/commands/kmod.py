@@ -58,7 +58,7 @@ def kmod(session: Session, args: Namespace) -> Iterator[Block]:
     if args.taint:
         yield _taints(session, modules)
     elif args.params:
-        yield _parameters(session, modules)
+        yield from _parameters(session, modules)
     else:
         yield _table(session, modules)
     for problem in problems:
@@ -129,7 +129,7 @@ def _taints(session: Session, modules: list[Module]) -> Table:
     return Table([Column("NAME", 24, "<", "comm"), Column("TAINT", 8)], rows)
 
 
-def _parameters(session: Session, modules: list[Module]) -> Table:
+def _parameters(session: Session, modules: list[Module]) -> Iterator[Block]:
     rows = [
         (
             module.name,
@@ -143,4 +143,10 @@ def _parameters(session: Session, modules: list[Module]) -> Table:
         for parameter in module_parameters(session.kernel, module)
     ]
     columns = [Column(name) for name in ("MODULE", "PARAMETER", "TYPE", "VALUE")]
-    return Table(columns, rows)
+    yield Table(columns, rows)
+    unknown = sum(isinstance(value, Absent) for *_, value in rows)
+    if unknown:
+        yield Note(
+            f"{unknown} parameters are not of a type of the kernel's own: only their"
+            " modules know what they hold"
+        )

@@ -24,6 +24,14 @@ def test_filters(run):
     ]
 
 
+@pytest.mark.parametrize("command", [["kps"], ["kps", "-m"], ["kstacks"]])
+def test_what_shows_many_tasks_shows_those(run, command):
+    wanted = run(command[0], *command[1:], "/^wl-f/", "1")
+    assert 2 <= len(wanted) < len(run(*command))
+    assert run("kforeach", "/^wl-f/", "1", *command) == wanted
+    assert run("kforeach", "WA", *command) == []
+
+
 def test_the_context_is_as_before(run):
     before = run("kset")
     run("kforeach", "/^wl-f/", "kset")
@@ -41,6 +49,7 @@ def test_text_has_a_line_between_tasks(run_text):
     [
         ([], "which command"),
         (["UN"], "which command"),
+        (["UN", "bt", "-s"], r"which command\? bt is kbt\?"),
         (["UN", "kforeach", "kbt"], "does not run itself"),
         (["nobody", "kbt"], "no task 'nobody'"),
         (["kbt", "--nonsense"], "unrecognized arguments"),
