@@ -120,7 +120,25 @@ class ElfDump(FlatDump):
             self.problems.append(f"{phnum - whole} of {phnum} program headers are cut")
         if not whole:
             raise FormatError(f"{self.path}: the program headers are cut")
-        return machine, list(_PHDR.iter_unpack(table[: whole * _PHDR.size]))
+        rows = list(_PHDR.iter_unpack(table[: whole * _PHDR.size]))
+        self._count_empty(rows)
+        return machine, rows
+
+    def _count_empty(self, table: list[tuple[int, ...]]) -> None:
+        # makedumpfile -E writes them last.
+        empty = sum(not any(row) for row in table)
+        if empty == len(table):
+            raise FormatError(
+                f"{self.path}: saving the dump ended early: the program headers, which"
+                " makedumpfile -E writes last, are empty, so nothing tells where memory"
+                " is (without -E a dump is of use up to where it ends)"
+            )
+        if empty:
+            self.is_incomplete = True
+            self.problems.append(
+                f"{empty} of {len(table)} program headers are empty: saving the dump"
+                " ended early, and what memory they would tell of is not known"
+            )
 
     def _sort_headers(self, table: list[tuple[int, ...]]) -> None:
         notes: list[Note] = []

@@ -8,16 +8,21 @@ the ranges that gdb is given are compared with the vmcore that it was made of.
 from __future__ import annotations
 
 import json
+import os
 import random
+import resource
+import signal
 import subprocess
 from contextlib import closing
 from itertools import pairwise
+from subprocess import PIPE
 
 import pytest
 
+from gdbkdump.cli import main
 from gdbkdump.commands import find_command
 from gdbkdump.errors import FaultError, FaultReason
-from gdbkdump.formats import open_dump
+from gdbkdump.formats import is_process_core, open_dump
 from gdbkdump.kernel.sched import task_problems, tasks
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
@@ -25,6 +30,7 @@ from gdbkdump.target.viewcore import kernel_ranges
 
 PAGE = 4096
 PIECE = 8 << 20
+LIMIT = 64 << 20
 COMMANDS = ("klog", "kps", "kbt -a", "kmod", "kregs -a")
 # Debian 12's makedumpfile knows these levels of all our kernels.
 SAFE = (0, 1, 17)
@@ -158,6 +164,32 @@ def is_readable(session, task):
         assert fault.reason is FaultReason.EXCLUDED
         return False
     return True
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_headers_that_were_never_written(dump_dir, tmp_path, capsys, is_stream):
+    # makedumpfile writes them when all memory is written; it is stopped before.
+    if dump_dir.name != "small-6.1":
+        pytest.skip("once is enough")
+    path = tmp_path / "vmcore"
+    words = ["makedumpfile", "-E", "-d", "31", dump_dir / "vmcore"]
+    if is_stream:
+        with path.open("wb") as file:
+            subprocess.run([*words, "-F"], stdout=file, stderr=PIPE, check=True)
+        os.truncate(path, LIMIT)
+    else:
+        done = subprocess.run([*words, path], capture_output=True, preexec_fn=limit)
+        assert done.returncode
+    assert not is_process_core(path)
+    assert main([str(path), "-c", "kps"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "saving the dump ended early: the program headers" in err
+
+
+def limit():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
 
 def gaps(there, first, last):
