@@ -27,6 +27,8 @@ PREFIX = "remote:"
 TOKEN_VARIABLE = "GDBKDUMP_TOKEN"
 TOKEN_FILE_VARIABLE = "GDBKDUMP_TOKEN_FILE"
 _CONNECT_TIMEOUT_S = 20
+# A megabyte from a disk that has to start first does not take so long.
+_REPLY_TIMEOUT_S = 60
 _BLOCK_SHIFT = 16
 _BLOCK = 1 << _BLOCK_SHIFT
 # What one request may ask for has to have room.
@@ -147,7 +149,7 @@ class Connection:
             self._introduce(connection)
         except OSError as error:
             raise FormatError(f"cannot reach {self}: {error}") from None
-        connection.settimeout(None)
+        connection.settimeout(_REPLY_TIMEOUT_S)
         return connection
 
     def _introduce(self, connection: socket.socket) -> None:
