@@ -14,6 +14,7 @@ from gdbkdump.commands import all_commands
 from gdbkdump.commands.completion import completions, last_word
 from gdbkdump.debugger import console
 from gdbkdump.debugger.inferiors import keep_alone, within
+from gdbkdump.debugger.standstill import Standstill
 from gdbkdump.debugger.variables import frame_variables
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.render import json_text, text
@@ -38,6 +39,7 @@ class Debugger:
     """What all adapters share: the open dump, the settings, the selected thread.
 
     :ivar reason: why no dump is open
+    :ivar standstill: what cannot run
     :ivar is_opening: whether a dump is about to take the place of what gdb has open
     :ivar while_opening: what a front end wants meanwhile
     :ivar open_pending: opens the dump that is to be opened at first use, or None
@@ -46,6 +48,7 @@ class Debugger:
     def __init__(self, settings: Settings) -> None:
         """Begin without a dump."""
         self.settings = settings
+        self.standstill = Standstill()
         self.reason = "no dump is open"
         self.is_opening = False
         self.while_opening: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -63,6 +66,7 @@ class Debugger:
         self._selected = _selected_id()
         self._inferior = gdb.selected_inferior()
         self._connection = self._inferior.connection
+        self.standstill.add_selected()
         session.evaluate = evaluate
         session.source_line = self.for_kernel(source_line)
         session.select_task = self.select_task
@@ -143,7 +147,8 @@ class Debugger:
             self.select_task(task)
             return list(frame_variables())
         finally:
-            if selected is not None:
+            # Gone, if our server has just died.
+            if selected is not None and selected.is_valid():
                 selected.switch()
             self._selected = chosen
 

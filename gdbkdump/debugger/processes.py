@@ -129,6 +129,7 @@ class Processes:
         if program:
             _load_program(program, user, folder)
         load_core(folder / "core", str(placed.root))
+        self._debugger.standstill.add_selected()
         for number, (path, shift) in enumerate(placed.without_code):
             frames = folder / f"frames-{number}"
             placed.problems += _load_unwinding(path, shift, user, frames)

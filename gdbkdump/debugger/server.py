@@ -13,7 +13,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from gdbkdump.errors import FormatError
 from gdbkdump.target.remote import RemoteTarget, gdb_memory, serve_gdb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from gdbkdump.kernel.base import Kernel
@@ -33,22 +32,17 @@ if TYPE_CHECKING:
 
 # gdb connects at once, or never will.
 _CONNECT_TIMEOUT_S = 60
-_SETTINGS = (
+_SETTINGS = {
     # gdb keeps lines of stack and code until another thread is selected. It needs 50 ns
     # for each byte and a reply comes in 50 us, so this is about the best for stacks.
-    "set dcache line-size 512",
+    "dcache line-size": "512",
     # A dead server is noticed at once, and a slow disk is none.
-    "set remotetimeout 86400",
-)
+    "remotetimeout": "86400",
+    # Of a core gdb knows that it has none.
+    "remote hardware-breakpoint-limit": "0",
+}
 # For the end of a server whose connection is gone.
 _PATIENCE_S = 1.0
-_REFUSE = "maintenance refuse-to-run"
-# What gdb would have the server do, where it finds by itself that a core cannot.
-_RUNNING = (
-    "advance", "continue", "finish", "jump", "next", "nexti", "signal", "step",
-    "stepi", "until", "reverse-continue", "reverse-finish", "reverse-next",
-    "reverse-nexti", "reverse-step", "reverse-stepi",
-)  # fmt: skip
 
 
 def connect(kernel: Kernel, threads: Sequence[KernelThread], folder: Path) -> None:
@@ -58,14 +52,20 @@ def connect(kernel: Kernel, threads: Sequence[KernelThread], folder: Path) -> No
     :raise FormatError: gdb cannot be connected
     """
     target = RemoteTarget(kernel.arch, threads, gdb_memory(kernel))
-    for setting in _SETTINGS:
-        gdb.execute(setting, to_string=True)
+    before = {name: gdb.parameter(name) for name in _SETTINGS}
+    _set(_SETTINGS)
     try:
         pid = _connect(target, folder)
     except (OSError, gdb.error) as error:
+        _set(before)
         raise FormatError(f"gdb cannot reach its server of the dump: {error}") from None
-    _define_hooks()
-    _watch(pid)
+    _watch(pid, before)
+
+
+def _set(settings: Mapping[str, object]) -> None:
+    for name, value in settings.items():
+        text = "unlimited" if value is None else value
+        gdb.execute(f"set {name} {text}", to_string=True)
 
 
 def disconnect() -> None:
@@ -122,41 +122,15 @@ def _leave_gdb() -> None:
     gc.disable()
 
 
-class _Refuse(gdb.Command):
-    """Fail, with what gdb says where only a core is open."""
-
-    def __init__(self) -> None:
-        super().__init__(_REFUSE, gdb.COMMAND_MAINTENANCE)
-
-    def invoke(self, argument: str, from_tty: bool) -> None:
-        raise gdb.GdbError(argument)
-
-
-def _define_hooks() -> None:
-    # gdb asks before it leaves what it takes for a running program.
-    _define_hook("quit", "set confirm off")
-    _Refuse()
-    for command in _RUNNING:
-        _define_hook(command, f"{_REFUSE} The program is not being run.")
-    if "gdb.dap" not in sys.modules:
-        # There it is how a client's session ends.
-        _define_hook("kill", f"{_REFUSE} You can't do that without a process to debug.")
-
-
-def _define_hook(command: str, line: str) -> None:
-    with contextlib.suppress(gdb.error):
-        gdb.execute(f"show user hook-{command}", to_string=True)
-        return  # the user's own
-    gdb.execute(f"define hook-{command}\n{line}\nend", to_string=True)
-
-
-def _watch(pid: int) -> None:
+def _watch(pid: int, before: Mapping[str, object]) -> None:
     connection = gdb.selected_inferior().connection
 
     def report(event: gdb.ConnectionEvent) -> None:
         if event.connection != connection:
             return
         gdb.events.connection_removed.disconnect(report)
+        # Whatever gdb is connected to next has settings of its own.
+        _set(before)
         ended, status = _wait(pid)
         if not ended:
             _forget_at_prompt(pid)

@@ -31,6 +31,8 @@ _MAX_READ = PACKET_SIZE // 2 - 16
 _RECEIVE = 1 << 16
 _UNSUPPORTED = b""
 _ERROR = b"E01"
+# gdb prints the text where it can.
+_READ_ONLY = b"E.a dump is not written to"
 _OK = b"OK"
 _MEMORY = re.compile(rb"([0-9a-f]{1,16}),([0-9a-f]{1,8})")
 _TRANSFER = re.compile(rb"(\w+):read:([\w.]*):([0-9a-f]{1,8}),([0-9a-f]{1,8})")
@@ -135,7 +137,7 @@ class RemoteTarget:
             return _OK
         # Nothing can be written (G, M, P, X) or run (c, C, s, S).
         is_refused = letter and letter in b"GMPXcCsS"
-        return _ERROR if is_refused else _UNSUPPORTED
+        return _READ_ONLY if is_refused else _UNSUPPORTED
 
     def _read_hex(self, packet: bytes) -> bytes:
         data = self._memory(packet)

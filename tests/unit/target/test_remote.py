@@ -155,7 +155,7 @@ def test_what_is_not_supported_gets_an_empty_reply(
     "packet", [b"M10,1:00", b"X10,1:a", b"G00", b"P1=00", b"c", b"s", b"C05", b"S05"]
 )
 def test_nothing_can_be_written_or_run(target: RemoteTarget, packet: bytes) -> None:
-    assert target.answer(packet) == b"E01"
+    assert target.answer(packet) == b"E.a dump is not written to"
 
 
 def test_a_dump_without_tasks(memory: DictMemory) -> None:
