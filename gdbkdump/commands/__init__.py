@@ -30,15 +30,17 @@ Function = Callable[[Any, argparse.Namespace], "Result"]
 class Argument:
     """One argument as ``argparse`` takes it, plus what completes it.
 
-    :param completes: ``task``, ``symbol``, ``struct``, ``command`` or ``""``
+    :param completes: a name in completion.py, the words themselves, or ``""``
     """
 
     names: tuple[str, ...]
     options: dict[str, Any]
-    completes: str = ""
+    completes: str | tuple[str, ...] = ""
 
 
-def argument(*names: str, completes: str = "", **options: Any) -> Argument:
+def argument(
+    *names: str, completes: str | tuple[str, ...] = "", **options: Any
+) -> Argument:
     """Declare an argument of a command; options are those of ``add_argument``."""
     return Argument(names, options, completes)
 

@@ -152,7 +152,7 @@ def refuse_input(session: Session, path: Path) -> None:
 
 # What kps shows as ST.
 STATES = ("RU", "IN", "UN", "ZO", "ST", "TR", "DE", "PA", "ID", "WA", "NE")
-_KINDS = ("kernel", "user", "gleader", "active")
+KINDS = ("kernel", "user", "gleader", "active")
 
 
 def select_tasks(session: Session, words: Sequence[str]) -> list[Task]:
@@ -165,7 +165,7 @@ def select_tasks(session: Session, words: Sequence[str]) -> list[Task]:
     """
     kernel = session.kernel
     states = {word for word in words if word in STATES}
-    kinds = {word for word in words if word in _KINDS}
+    kinds = {word for word in words if word in KINDS}
     names = [word for word in words if word not in states | kinds]
     chosen = tasks(kernel)
     if names:

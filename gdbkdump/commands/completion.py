@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
-from gdbkdump.commands import command_names
+from gdbkdump.commands import command_names, find_command
+from gdbkdump.commands.arguments import KINDS, STATES
 from gdbkdump.errors import KdumpError
 from gdbkdump.kernel.sched import tasks
 from gdbkdump.render.escape import decode, escape
@@ -29,12 +33,25 @@ def completions(command: Command, session: Session, line: str) -> Iterator[str]:
     """
     token = last_word(line)
     before = line[: len(line) - len(token)].split()
+    if command.name == "kforeach":
+        command, before = _inner_command(command, before)
+    elif command.name == "kstruct" and before[:1] in (["struct"], ["union"]):
+        del before[0]
     try:
         for candidate in _candidates(command.arguments, session, before, token):
             if candidate.startswith(token):
                 yield candidate
     except KdumpError:
         return  # what cannot be read cannot be offered
+
+
+def _inner_command(command: Command, before: list[str]) -> tuple[Command, list[str]]:
+    # Behind the command that kforeach is to run come that one's arguments.
+    names = set(command_names())
+    for at, word in enumerate(before):
+        if word in names:
+            return find_command(word), before[at + 1 :]
+    return command, before
 
 
 def _candidates(
@@ -49,6 +66,8 @@ def _candidates(
     choices: Iterable[str] | None = argument.options.get("choices")
     if choices is not None:
         return map(str, choices)
+    if isinstance(argument.completes, tuple):
+        return argument.completes
     complete = _COMPLETERS.get(argument.completes)
     return complete(session, token) if complete else ()
 
@@ -73,7 +92,8 @@ def _current_argument(
     if position < len(positionals):
         return positionals[position]
     last = positionals[-1] if positionals else None
-    return last if last and last.options.get("nargs") in ("*", "+") else None
+    many = ("*", "+", argparse.REMAINDER)
+    return last if last and last.options.get("nargs") in many else None
 
 
 def _takes_value(argument: Argument) -> bool:
@@ -87,6 +107,29 @@ def _task_names(session: Session, token: str) -> Iterator[str]:
             if candidate not in seen and " " not in candidate:
                 seen.add(candidate)
                 yield candidate
+
+
+def _filters(session: Session, token: str) -> Iterator[str]:
+    yield from STATES
+    yield from KINDS
+    yield from _task_names(session, token)
+
+
+def _filters_and_commands(session: Session, token: str) -> Iterator[str]:
+    yield from command_names()
+    yield from _filters(session, token)
+
+
+def _module_names(session: Session, token: str) -> Iterable[str]:
+    return (module.name for module in session.kernel.debuginfo.modules())
+
+
+def _file_names(session: Session, token: str) -> Iterator[str]:
+    folder, slash, _ = token.rpartition("/")
+    with contextlib.suppress(OSError), os.scandir(f"{folder}{slash}" or ".") as found:
+        for entry in found:
+            is_folder = "/" if entry.is_dir() else ""
+            yield f"{folder}{slash}{entry.name}{is_folder}"
 
 
 def _symbol_names(session: Session, token: str) -> Iterator[str]:
@@ -113,6 +156,10 @@ def _command_names(session: Session, token: str) -> Iterable[str]:
 
 _COMPLETERS: dict[str, Callable[[Session, str], Iterable[str]]] = {
     "task": _task_names,
+    "filter": _filters,
+    "filter or command": _filters_and_commands,
+    "module": _module_names,
+    "file": _file_names,
     "symbol": _symbol_names,
     "struct": _struct_names,
     "command": _command_names,

@@ -32,7 +32,7 @@ _OF_MANY = ("kps", "kstacks")
             "words",
             nargs=argparse.REMAINDER,
             metavar="[FILTER ...] COMMAND",
-            completes="task",
+            completes="filter or command",
             help="which tasks, then the command with its options",
         ),
     ],

@@ -40,7 +40,12 @@ _DEFAULT_LIMIT = "16G"
     crash="gcore (extension)",
     arguments=[
         argument("task", metavar="PID", completes="task", help="pid, address or comm"),
-        argument("file", metavar="FILE", help="where to write it; must not be there"),
+        argument(
+            "file",
+            metavar="FILE",
+            completes="file",
+            help="where to write it; must not be there",
+        ),
         argument("-f", "--force", action="store_true", help="overwrite FILE"),
         argument(
             "-n",

@@ -36,7 +36,11 @@ _LEVELS = ("emerg", "alert", "crit", "err", "warn", "notice", "info", "debug")
         argument("-c", dest="caller", action="store_true", help="show the caller"),
         argument("-d", dest="dict", action="store_true", help="show the dictionary"),
         argument(
-            "-l", dest="only", metavar="LEVEL", help="at most this level (err, 0-7)"
+            "-l",
+            dest="only",
+            metavar="LEVEL",
+            completes=_LEVELS,
+            help="at most this level (err, 0-7)",
         ),
     ],
     examples=["klog", "klog -l err", "klog -T -m", "pipe klog | tail -20"],

@@ -30,14 +30,17 @@ if TYPE_CHECKING:
     category="system",
     crash="mod",
     arguments=[
-        argument("modules", nargs="*", metavar="MODULE", help="only these"),
+        argument(
+            "modules", nargs="*", metavar="MODULE", completes="module",
+            help="only these",
+        ),
         argument("-t", dest="taint", action="store_true", help="those that taint"),
         argument("-p", dest="params", action="store_true", help="their parameters"),
         argument("-s", dest="load", action="store_true", help="load their debug files"),
         argument("-S", dest="load_all", action="store_true", help="load those of all"),
         argument(
             "-d", dest="dirs", type=Path, action="append", default=[], metavar="DIR",
-            help="look for debug files here first",
+            completes="file", help="look for debug files here first",
         ),
     ],
     examples=["kmod", "kmod -t", "kmod -p loop", "kmod -S", "kmod -s ext4 -d ./debug"],

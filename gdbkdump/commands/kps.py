@@ -60,7 +60,7 @@ if TYPE_CHECKING:
             "which",
             nargs="*",
             metavar="TASK",
-            completes="task",
+            completes="filter",
             help="pid, task address, comm, /regex/ or state (UN, RU, ...)",
         ),
         argument("-u", dest="user", action="store_true", help="user tasks only"),

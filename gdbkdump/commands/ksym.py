@@ -47,7 +47,9 @@ class _Row(NamedTuple):
         argument(
             "-M", dest="modules", action="store_true", help="list all module symbols"
         ),
-        argument("-m", dest="module", help="list the symbols of a module"),
+        argument(
+            "-m", dest="module", completes="module", help="list the symbols of a module"
+        ),
         argument(
             "-q",
             dest="text",

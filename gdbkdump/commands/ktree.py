@@ -63,6 +63,7 @@ class _Tree(NamedTuple):
             "-t",
             dest="kind",
             metavar="KIND",
+            completes=_KINDS,
             help=f"{', '.join(_KINDS)}, or as few letters as tell them apart",
         ),
         argument(

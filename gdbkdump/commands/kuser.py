@@ -62,6 +62,7 @@ _MAPPINGS = (
         argument(
             "--sysroot",
             metavar="DIR",
+            completes="file",
             help="where its files are on this machine, as below /",
         ),
     ],

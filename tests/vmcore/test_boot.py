@@ -332,6 +332,31 @@ def test_completion(truth: dict[str, Any]) -> None:
     assert "kps --json" in complete("kps --j")
     assert complete("khelp kse") == ["khelp kset"]
     assert "kstruct task_struct.comm" in complete("kstruct task_struct.com")
+    assert "kstruct struct rq" in complete("kstruct struct rq")
+    assert "kstruct task_struct init_task" in complete("kstruct task_struct init_t")
+    assert complete("kps U") == ["kps UN"]
+    assert complete("kmod -p virtio_b") == ["kmod -p virtio_blk"]
+    assert complete("klog -l e") == ["klog -l emerg", "klog -l err"]
+    assert complete("kstacks -t U") == ["kstacks -t UN"]
+    assert complete("ktree -t x") == ["ktree -t xarray"]
+
+
+def test_completion_of_kforeach() -> None:
+    assert "kforeach UN kbt" in complete("kforeach UN kb")
+    assert complete("kforeach U") == ["kforeach UN"]
+    assert complete("kforeach gl") == ["kforeach gleader"]
+    assert complete("kforeach UN kstruct list_hea") == ["kforeach UN kstruct list_head"]
+    assert "kforeach UN kbt --json" in complete("kforeach UN kbt --j")
+
+
+def test_completion_of_files(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "only").touch()
+    for command in ("kgcore 1", "kstacks --folded", "kmod -d", "kuser --sysroot"):
+        assert complete(f"{command} {tmp_path}/on") == [
+            f"{command} {tmp_path}/{name}" for name in ("one/", "only")
+        ]
+        assert complete(f"{command} {tmp_path}/one/") == []
 
 
 def test_pipe_and_format(tmp_path: Path) -> None:
