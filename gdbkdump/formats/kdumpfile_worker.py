@@ -172,10 +172,13 @@ def _find_mapped_pages(attributes: Any, page_size: int) -> Pages:
     ram = _attribute(attributes, "memory.pagemap") or there
     found.there = _runs(there, last, page_size)
     found.ram = joined([*_runs(ram, last, page_size), *found.there])
+    if max(len(found.there), len(found.ram)) >= _MAX_RUNS:
+        found.problem = f"more than {_MAX_RUNS} runs of pages: the rest is not read"
     return found
 
 
 def _runs(bitmap: Any, last: int, page_size: int) -> list[tuple[int, int]]:
+    # What is beyond the limit is said by the caller.
     if bitmap is None:
         return [(0, last * page_size)] if last else []
     runs: list[tuple[int, int]] = []

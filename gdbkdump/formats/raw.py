@@ -98,7 +98,9 @@ def open_lime(file: DumpBytes, report: Report) -> RawDump:
     """
     ranges: list[_Range] = []
     at = 0
-    while at < file.size and len(ranges) < _MAX_RANGES:
+    while at < file.size:
+        if len(ranges) == _MAX_RANGES:
+            raise FormatError(f"{file.path}: more than {_MAX_RANGES} ranges of memory")
         header = file.read_header(at, _LIME.size)
         if len(header) < _LIME.size:
             raise FormatError(f"{file.path}: a header of LiME is cut, at {at:#x}")

@@ -334,3 +334,23 @@ def test_answers_that_are_none(worker):
     with pytest.raises(FormatError, match="libkdumpfile at 0x0: "):
         dump.read_phys(0, 8)
     dump.close()
+
+
+class EverySecondPage:
+    """A map of pages as the library has it."""
+
+    def find_set(self, at):
+        return at + at % 2
+
+    def find_clear(self, at):
+        return at + 1 - at % 2
+
+
+@pytest.mark.parametrize("limit", [8, 100])
+def test_more_runs_of_pages_than_are_listed(monkeypatch, limit):
+    monkeypatch.setattr(kdumpfile_worker, "_MAX_RUNS", limit)
+    attributes = {"max_pfn": 40, "file": {"pagemap": EverySecondPage()}}
+    pages = kdumpfile_worker._find_mapped_pages(attributes, 4096)
+    count = min(limit, 20)
+    assert pages.there == [(8192 * i, 4096) for i in range(count)]
+    assert (pages.problem is not None) == (limit < 20)

@@ -133,6 +133,13 @@ def test_a_damaged_image_of_lime_is_one_error(tmp_path, damaged):
         open_dump(path)
 
 
+def test_more_ranges_than_any_machine_has(tmp_path):
+    path = tmp_path / "memory.lime"
+    path.write_bytes(lime(*((at << 12, b"x") for at in range(65537))))
+    with pytest.raises(FormatError, match="more than 65536 ranges"):
+        open_dump(path)
+
+
 def test_what_the_user_says(image):
     assert parse_hints(None, None) == Hints()
     assert parse_hints("100000", "0x1340000") == Hints(0x100000, 0x1340000)
