@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from gdbkdump.errors import FormatError, KdumpError
 from gdbkdump.formats import open_dump, wire
 from gdbkdump.formats.hints import parse_hints
-from gdbkdump.formats.remote import TOKEN_VARIABLE, parse_address
+from gdbkdump.formats.remote import TOKEN_VARIABLE, host_and_port, parse_address
 from gdbkdump.render.progress import Progress
 
 if TYPE_CHECKING:
@@ -145,15 +145,11 @@ def _announce(dump: DumpFile, listener: socket.socket, token: str | None) -> Non
     for problem in dump.problems:
         sys.stderr.write(f"note: {problem}\n")
     name = listener.getsockname()
-    where = f"unix:{name}" if isinstance(name, str) else _host_and_port(*name[:2])
+    where = f"unix:{name}" if isinstance(name, str) else host_and_port(*name[:2])
     sys.stdout.write(f"serving {dump.path} on {where}; open it with\n")
     variable = f"{TOKEN_VARIABLE}={token} " if token else ""
     sys.stdout.write(f"  {variable}gdbkdump remote:{where}\n")
     sys.stdout.flush()
-
-
-def _host_and_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server:

@@ -54,6 +54,11 @@ def parse_address(text: str) -> Address:
     return host.strip("[]"), int(port)
 
 
+def host_and_port(host: str, port: int) -> str:
+    """Return what parse_address() takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def needs_token(path: Path) -> bool:
     """Tell whether a server that such a path names asks for a token."""
     return not isinstance(_address_of(path), str)
@@ -94,11 +99,8 @@ class Connection:
 
     def __str__(self) -> str:
         """Return where it leads, for a person."""
-        return (
-            self._address
-            if isinstance(self._address, str)
-            else f"{self._address[0]}:{self._address[1]}"
-        )
+        address = self._address
+        return address if isinstance(address, str) else host_and_port(*address)
 
     def request(self, what: int, paddr: int, size: int, limit: int) -> bytes:
         """Return what the server replies.
