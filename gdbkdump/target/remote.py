@@ -33,6 +33,10 @@ _UNSUPPORTED = b""
 _ERROR = b"E01"
 # gdb prints the text where it can.
 _READ_ONLY = b"E.a dump is not written to"
+_WRITING = frozenset((b"G", b"M", b"P", b"X"))
+# MI continues past all hooks. What is printed comes as output of the program.
+_RESUMING = frozenset((b"c", b"C", b"s", b"S"))
+_NOT_RUN = b"O" + b"gdbkdump: a dump does not run\n".hex().encode()
 _OK = b"OK"
 _MEMORY = re.compile(rb"([0-9a-f]{1,16}),([0-9a-f]{1,8})")
 _TRANSFER = re.compile(rb"(\w+):read:([\w.]*):([0-9a-f]{1,8}),([0-9a-f]{1,8})")
@@ -135,9 +139,10 @@ class RemoteTarget:
             return handler(packet)
         if packet.startswith((b"vKill", b"D", b"QStartNoAckMode")):
             return _OK
-        # Nothing can be written (G, M, P, X) or run (c, C, s, S).
-        is_refused = letter and letter in b"GMPXcCsS"
-        return _READ_ONLY if is_refused else _UNSUPPORTED
+        if letter in _RESUMING:
+            # Of an error gdb makes a stop of the first thread; so it is the one shown.
+            return b"T00thread:%x;" % self._selected
+        return _READ_ONLY if letter in _WRITING else _UNSUPPORTED
 
     def _read_hex(self, packet: bytes) -> bytes:
         data = self._memory(packet)
@@ -244,6 +249,7 @@ def serve_gdb(connection: socket.socket, target: RemoteTarget) -> None:
             if reply is None:
                 return
             acknowledgement = b"+" if reader.acknowledges else b""
-            connection.sendall(acknowledgement + frame(reply))
+            notice = frame(_NOT_RUN) if packet[:1] in _RESUMING else b""
+            connection.sendall(acknowledgement + notice + frame(reply))
             if packet == b"QStartNoAckMode":
                 reader.acknowledges = False

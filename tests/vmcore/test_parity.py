@@ -215,15 +215,14 @@ def variants(dump_dir: Path) -> Path:
     return folder
 
 
-def said(gdb: str | Path, vmcore: Path, commands: list[str]) -> dict[str, str]:
-    """What gdb says to each command, its questions and errors included."""
-    marked = "".join(f"echo \\n@@\\n\n{command}\n" for command in commands)
+def run(gdb: str | Path, vmcore: Path, typed: str, *options: str) -> str:
+    """What gdb prints, its questions and errors included."""
     environment = dict(os.environ, VIRTUAL_ENV=sys.prefix)
     environment["GDBKDUMP_VMCORE"] = str(vmcore)
     environment["GDBKDUMP_VMLINUX"] = str(vmcore.parents[1] / "vmlinux")
     done = subprocess.run(
-        [gdb, "-nx", "-q", "-x", INIT, "-ex", "set width 0", "-ex", "set height 0"],
-        input=f"{marked}quit\n",
+        [gdb, "-nx", "-q", "-x", INIT, *options],
+        input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -233,7 +232,14 @@ def said(gdb: str | Path, vmcore: Path, commands: list[str]) -> dict[str, str]:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    text = OWN.sub("", done.stdout)
+    return OWN.sub("", done.stdout)
+
+
+def said(gdb: str | Path, vmcore: Path, commands: list[str]) -> dict[str, str]:
+    """What gdb says to each command."""
+    marked = "".join(f"echo \\n@@\\n\n{command}\n" for command in commands)
+    unlimited = "-ex", "set width 0", "-ex", "set height 0"
+    text = run(gdb, vmcore, f"{marked}quit\n", *unlimited)
     _, *answers = text.split("\n@@\n")
     return dict(zip(commands, map(str.strip, answers), strict=True))
 
@@ -321,3 +327,20 @@ def test_other_programs_run_as_ever(variants: Path) -> None:
         assert "process " in found["info inferiors"]
         assert re.search(r"\[Inferior 2 \(process \d+\) killed\]", found["kill"])
     assert core["stepi"] == remote["stepi"] == "The program is not being run."
+
+
+@pytest.mark.parametrize("version", ["13.1", "newest"])
+def test_machine_interface_continues_to_where_it_is(
+    variants: Path, version: str
+) -> None:
+    # It has no hooks. A core is an error there, a remote target has to stop again.
+    gdb = newest_gdb() if version == "newest" else "gdb"
+    typed = "1-exec-continue\n2-exec-next\n3-stack-info-frame\n4-gdb-exit\n"
+    of_core, of_remote = (
+        run(gdb, variants / name, typed, "-i=mi") for name in ("elf.d31", "zlib.d31")
+    )
+    assert '1^error,msg="The program is not being run."' in of_core
+    assert '@"gdbkdump: a dump does not run\\n"' in of_remote
+    for found in (of_core, of_remote):
+        assert '2^error,msg="The program is not being run."' in found
+        assert re.search(r'3\^done,frame=\{.*func="crash_setup_regs"', found)

@@ -151,11 +151,16 @@ def test_what_is_not_supported_gets_an_empty_reply(
     assert target.answer(packet) == b""
 
 
-@pytest.mark.parametrize(
-    "packet", [b"M10,1:00", b"X10,1:a", b"G00", b"P1=00", b"c", b"s", b"C05", b"S05"]
-)
-def test_nothing_can_be_written_or_run(target: RemoteTarget, packet: bytes) -> None:
+@pytest.mark.parametrize("packet", [b"M10,1:00", b"X10,1:a", b"G00", b"P1=00"])
+def test_nothing_can_be_written(target: RemoteTarget, packet: bytes) -> None:
     assert target.answer(packet) == b"E.a dump is not written to"
+
+
+@pytest.mark.parametrize("packet", [b"c", b"s", b"C05", b"S05"])
+def test_what_is_resumed_stops_where_it_is(target: RemoteTarget, packet: bytes) -> None:
+    target.answer(b"Hg400001")
+    told, stop = b"O" + b"gdbkdump: a dump does not run\n".hex().encode(), b"T00thread:"
+    assert talk(target, frame(packet)) == b"+" + frame(told) + frame(stop + b"400001;")
 
 
 def test_a_dump_without_tasks(memory: DictMemory) -> None:
