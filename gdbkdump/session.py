@@ -186,7 +186,7 @@ def _open(
             f"{dump.path}: with its first byte at {hints.base:#x} no kernel is found"
             f" in it ({first})"
         )
-    if dump.is_incomplete:
+    if dump.problems:
         raise FormatError(f"{dump.path}: {dump.problems[-1]}, and {first}")
     if is_process_core(dump.path):
         raise FormatError(

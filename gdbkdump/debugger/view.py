@@ -15,15 +15,17 @@ from gdbkdump.debugger import server
 from gdbkdump.debugger.inferiors import load_core
 from gdbkdump.errors import KdumpError
 from gdbkdump.render.escape import decode, escape
-from gdbkdump.target.threads import Threads, kernel_threads
+from gdbkdump.target.threads import KernelThread, Threads, kernel_threads
 from gdbkdump.target.viewcore import MAX_RANGES, kernel_ranges, write_view_core
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gdbkdump.session import Session
-    from gdbkdump.target.threads import KernelThread
     from gdbkdump.target.viewcore import Range
+
+# gdb looks at no memory without a thread; of a core that has none it invents this one.
+_NO_THREAD = KernelThread(1, 0, b"?", 0, {})
 
 
 def load_view(session: Session, folder: Path, transport: str) -> Threads:
@@ -36,7 +38,8 @@ def load_view(session: Session, folder: Path, transport: str) -> Threads:
     ranges = _core_ranges(session, transport)
     threads = _threads(session)
     if ranges is None:
-        server.connect(session.kernel, threads.threads, folder)
+        some = threads.threads or [_NO_THREAD]
+        server.connect(session.kernel, some, folder)
     else:
         core = folder / "view.core"
         arch = session.kernel.arch

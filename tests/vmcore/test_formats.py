@@ -251,6 +251,26 @@ def test_a_split_dump_without_a_part(variant, elf, tmp_path):
     assert found[FaultReason.SPLIT] > 100
 
 
+def test_gdb_opens_a_split_dump_whose_tasks_are_not_there(variant, session, tmp_path):
+    # The kernel is in the second of them, most of what it allocated in the last.
+    for name in ("split1", "split2"):
+        (tmp_path / name).symlink_to(variant(name))
+    path = tmp_path / "split1"
+    command = ["gdb", "-nx", "-q", "-batch", "-x", INIT, "-ex", f"kopen {path}"]
+    command += ["-ex", "p sizeof(struct list_head)", "-ex", "x/s linux_banner"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no file with pages" in done.stdout
+    assert "$1 = 16\n" in done.stdout
+    banner = session.kernel.reader.c_string(session.kernel.symbol("linux_banner"), 64)
+    assert banner.decode() in done.stdout
+    (tmp_path / "split2").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no file with pages" in done.stderr
+    assert "page tables are unreadable" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["raw.d31", "zlib.d31", "lzo.d31", "zstd.d31"])
 def test_drgn_reads_the_same(variant, dump_dir, name):
     with closing(open_session(variant(name))) as other:
