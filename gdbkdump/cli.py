@@ -229,6 +229,8 @@ def _lines(result: object, as_json: bool) -> Iterator[str]:
 def _wants_colour() -> bool:
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return False
+    if os.environ.get("TERM") == "dumb":
+        return False
     return importlib.util.find_spec("pygments") is not None
 
 

@@ -181,3 +181,19 @@ def test_ctrl_c_while_gdb_loads_it_is_one_line(tmp_path):
         "gdbkdump: interrupted while it was loaded: source gdb-init.py again\n"
     )
     assert done.stdout == "$1 = 42\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, False)],
+)
+def test_colour_only_where_it_is_wanted(
+    vmcore, monkeypatch, capsys, variables, coloured
+):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main([vmcore, "-c", "kps 1"]) == 0
+    assert ("\x1b[" in capsys.readouterr().out) == coloured
