@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from gdbkdump.target.threads import KernelThread
 
 _RANGE = struct.Struct("<QQQ")
-# gdb looks ranges up one after the other, 8 ns each: with more than these our gdb
-# remote server is as fast (docs/design.md).
-MAX_RANGES = 50_000
+# gdb looks ranges up one after the other, 4 to 8 ns each: with more than these our gdb
+# remote server is faster (benchmarks/README.md, "A dump in many pieces").
+MAX_RANGES = 40_000
 # Leaves of the page tables beyond the linear windows. KASAN's shadow maps one zero page
 # for terabytes; nothing else comes near.
 _MAX_LEAVES = 1 << 22
