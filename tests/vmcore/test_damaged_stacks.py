@@ -11,7 +11,7 @@ import pytest
 
 from gdbkdump.commands import find_command
 from gdbkdump.kernel.module import for_each_module
-from gdbkdump.kernel.sched import tasks
+from gdbkdump.kernel.sched import stack_states, tasks
 from gdbkdump.render import json_text
 from gdbkdump.session import open_session
 from gdbkdump.unwind.stacks import task_stack
@@ -53,7 +53,11 @@ class Whole:
         )
         offset = self.kernel.struct("task_struct").offset("thread.sp")
         self.sp_at = self.place(self.victim.address + offset)
+        self.sp = self.sp_of(self.victim)
         self.stack = task_stack(self.kernel, self.victim.stack)
+
+    def sp_of(self, task):
+        return stack_states(self.kernel)[task.address].sp
 
     def place(self, address):
         """Where in the file an address is."""
@@ -62,7 +66,7 @@ class Whole:
 
     def on_stack(self, data):
         """The patches that write to the victim's stack, from thread.sp up."""
-        at, patches = self.victim.sp, []
+        at, patches = self.sp, []
         while data:
             size = PAGE - at % PAGE
             patches.append((self.place(at), data[:size]))
@@ -100,9 +104,9 @@ def check_others(whole, found):
 def test_a_corrupt_thread_sp(copy, whole, sp):
     other = next(task for task in tasks(whole.kernel) if task.comm == b"wl-pipe")
     named = {
-        "odd": whole.victim.sp + 1,
+        "odd": whole.sp + 1,
         "below": whole.stack.start - 8,
-        "other": other.sp,
+        "other": whole.sp_of(other),
     }
     with changed(copy, [(whole.sp_at, struct.pack("<Q", named.get(sp, sp)))]):
         frames, _, reason = check_others(whole, after(copy))
@@ -115,7 +119,7 @@ def test_a_corrupt_thread_sp(copy, whole, sp):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_stack_full_of_garbage(copy, whole, seed):
-    size = whole.stack.end - whole.victim.sp
+    size = whole.stack.end - whole.sp
     with changed(copy, whole.on_stack(random.Random(seed).randbytes(size))):
         frames, _, reason = check_others(whole, after(copy))
     assert frames == []
@@ -125,7 +129,7 @@ def test_a_stack_full_of_garbage(copy, whole, seed):
 def test_a_loop_of_return_addresses(copy, whole):
     # Every word is where the task would return to from its switch.
     ip = whole.stacks[whole.victim.address][0][0]
-    words = (whole.stack.end - whole.victim.sp) // 8
+    words = (whole.stack.end - whole.sp) // 8
     with changed(copy, whole.on_stack(struct.pack("<Q", ip) * words)):
         frames, _, reason = check_others(whole, after(copy))
     assert set(frames) == {ip}
@@ -134,7 +138,7 @@ def test_a_loop_of_return_addresses(copy, whole):
 
 
 def test_a_stack_whose_page_is_not_in_the_dump(copy, whole):
-    with without_page(copy, whole.kernel.memory.translate(whole.victim.sp)):
+    with without_page(copy, whole.kernel.memory.translate(whole.sp)):
         frames, _, reason = check_others(whole, after(copy))
     assert frames == []
     assert reason.startswith("cannot read virtual address ")
