@@ -225,20 +225,20 @@ def _open_diskdump(
     from gdbkdump.formats.diskdump import DiskDump
     from gdbkdump.formats.splitset import find_others
 
-    others = find_others(files[0]) if len(files) == 1 else []
+    named = len(files)
+    if named == 1:
+        files += find_others(files[0])
     try:
-        return DiskDump([*files, *others], report, cache_bytes)
+        return DiskDump(files, report, cache_bytes)
     except FormatError as error:
-        # Nobody named those: one that is damaged must not take the first one along.
-        _close(others)
-        if not others:
+        if len(files) == named:
             raise
+        # Nobody named those: one that is damaged must not take the first one along.
+        _close(files[named:])
+        del files[named:]
         dump = DiskDump(files, report, cache_bytes)
         dump.problems.insert(0, f"the files beside it are left out, as {error}")
         return dump
-    except BaseException:
-        _close(others)
-        raise
 
 
 def _open_raw(files: list[DumpBytes], base: int) -> DumpFile:

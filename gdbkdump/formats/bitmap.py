@@ -11,6 +11,7 @@ from array import array
 from typing import TYPE_CHECKING, Protocol
 
 from gdbkdump.errors import FormatError
+from gdbkdump.formats.base import Extent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +104,14 @@ class Bitmap:
                 position += bits
         if start is not None:
             yield start, min(position, self._count)
+
+    def extents(self, page_size: int) -> list[Extent]:
+        """Return the runs as memory, of which single pages may not be in the file."""
+        return [
+            Extent(None, start * page_size, size, size)
+            for start, end in self.runs()
+            for size in [(end - start) * page_size]
+        ]
 
     def count(self) -> int:
         """Return how many bits are set."""

@@ -495,12 +495,7 @@ class DiskDump:
     @cached_property
     def extents(self) -> Sequence[Extent]:
         """Runs of RAM, by the first bitmap; pages in them may be excluded."""
-        size = self._block_size
-        runs = self._ram.runs()
-        return [
-            Extent(None, start * size, (end - start) * size, (end - start) * size)
-            for start, end in runs
-        ]
+        return self._ram.extents(self._block_size)
 
     @property
     def missing(self) -> int:
@@ -524,11 +519,8 @@ class DiskDump:
         :raise FaultError: not all of them can be had
         :raise MissingPackageError: what unpacks a page is not installed
         """
-        page_size, pfn, start = (
-            self._block_size,
-            paddr >> self._shift,
-            paddr & self._mask,
-        )
+        page_size = self._block_size
+        pfn, start = paddr >> self._shift, paddr & self._mask
         page = self._cache.get(pfn) or self._load(pfn, paddr)
         if start + size <= page_size:
             return page[start : start + size]

@@ -74,14 +74,11 @@ def _package(name: str) -> Any:
 
 
 def _zlib() -> tuple[Unpack, bool]:
-    decompress = zlib.decompress
-
     def unpack(data: bytes, size: int) -> bytes:
         try:
-            page = decompress(data, zlib.MAX_WBITS, size)
+            return _exact(zlib.decompress(data, zlib.MAX_WBITS, size), size)
         except zlib.error as error:
             raise ValueError(str(error)) from None
-        return page if len(page) == size else _exact(page, size)
 
     return unpack, True
 

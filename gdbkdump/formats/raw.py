@@ -120,7 +120,7 @@ def open_lime(file: DumpBytes, report: Report) -> RawDump:
 def _check_last(file: DumpBytes, last: _Range, report: Report) -> None:
     # Either the file is cut, or the range's end is damaged, and others are behind it.
     # Those begin at higher addresses; what memory has of headers is of earlier ones.
-    start = _LIME.pack(int.from_bytes(LIME_MAGIC, "little"), 1, 0, 0)[:8]
+    start = LIME_MAGIC + (1).to_bytes(4, "little")
     for at in range(last.offset, file.size, _CHUNK):
         report("looking for the last header of LiME", at, file.size)
         data = file.read_header(at, _CHUNK + _LIME.size)

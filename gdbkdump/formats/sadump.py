@@ -211,10 +211,7 @@ class SadumpDump:
     @cached_property
     def extents(self) -> Sequence[Extent]:
         """Runs of RAM; pages in them may be excluded."""
-        return [
-            Extent(None, start * BLOCK, (end - start) * BLOCK, (end - start) * BLOCK)
-            for start, end in self._ram.runs()
-        ]
+        return self._ram.extents(BLOCK)
 
     @cached_property
     def excluded(self) -> int:

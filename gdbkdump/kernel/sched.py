@@ -249,9 +249,8 @@ def _for_each_process_thread(
     kernel: Kernel, walk: _Walk, way: str, seen: set[int], broken: list[str]
 ) -> Iterator[Task]:
     # One list of all processes, from init_task and back to it, either way round.
-    u64 = kernel.reader.u64
     head = kernel.symbol("init_task") + walk.tasks
-    node = u64(head + (0 if way == "next" else 8))
+    node = kernel.reader.u64(head + (0 if way == "next" else 8))
     while node != head:
         leader, links = walk.read(node - walk.tasks)
         if leader.address in seen:
