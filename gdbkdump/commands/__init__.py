@@ -168,6 +168,12 @@ def command_names() -> list[str]:
     )
 
 
+def find_command_word(words: Sequence[str]) -> int | None:
+    """Return where the first word is that names a command, or None."""
+    names = set(command_names())
+    return next((at for at, word in enumerate(words) if word in names), None)
+
+
 def find_command(name: str) -> Command:
     """Return the command, importing its file alone.
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from gdbkdump.commands import command_names, find_command
+from gdbkdump.commands import command_names, find_command, find_command_word
 from gdbkdump.commands.arguments import KINDS, STATES
 from gdbkdump.errors import KdumpError
 from gdbkdump.kernel.sched import tasks
@@ -47,11 +47,10 @@ def completions(command: Command, session: Session, line: str) -> Iterator[str]:
 
 def _inner_command(command: Command, before: list[str]) -> tuple[Command, list[str]]:
     # Behind the command that kforeach is to run come that one's arguments.
-    names = set(command_names())
-    for at, word in enumerate(before):
-        if word in names:
-            return find_command(word), before[at + 1 :]
-    return command, before
+    at = find_command_word(before)
+    if at is None:
+        return command, before
+    return find_command(before[at]), before[at + 1 :]
 
 
 def _candidates(

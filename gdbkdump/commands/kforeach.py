@@ -6,7 +6,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gdbkdump.commands import argument, command, command_names, find_command
+from gdbkdump.commands import (
+    argument,
+    command,
+    command_names,
+    find_command,
+    find_command_word,
+)
 from gdbkdump.commands.arguments import select_tasks
 from gdbkdump.errors import CommandError, KdumpError
 from gdbkdump.kernel.sched import task_problems
@@ -79,10 +85,10 @@ def kforeach(session: Session, args: argparse.Namespace) -> Iterator[Block]:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    names = set(command_names())
-    for at, word in enumerate(words):
-        if word in names:
-            return words[:at], words[at:]
+    at = find_command_word(words)
+    if at is not None:
+        return words[:at], words[at:]
+    names = command_names()
     # Of crash's names the first word is one, if any is.
     meant = next((f" {word} is k{word}?" for word in words if f"k{word}" in names), "")
     raise CommandError(
