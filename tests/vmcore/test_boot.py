@@ -26,6 +26,7 @@ from gdbkdump.kernel.sched import (
 )
 from gdbkdump.render.escape import escape
 from tests.support.ask_drgn import ask_drgn
+from tests.support.passing import PASSING
 
 if TYPE_CHECKING:
     from gdbkdump.session import Session
@@ -37,10 +38,6 @@ SAMPLE = 150
 
 def threads() -> dict[int, gdb.InferiorThread]:
     return {thread.ptid[1]: thread for thread in gdb.selected_inferior().threads()}
-
-
-# Kernel threads that come and go by themselves.
-PASSING = ("kworker/", "ext4lazyinit")
 
 
 def raw(text: str) -> bytes:

@@ -22,6 +22,7 @@ from gdbkdump.session import open_session
 from tests.support.ask_drgn import ask_drgn
 from tests.support.damage import changed
 from tests.support.mklkcd import write_lkcd
+from tests.support.passing import PASSING
 from tests.support.stock_gdb import run_gdb
 
 # What does not depend on how the guest was dumped.
@@ -35,8 +36,6 @@ ALIKE = (
     "krd -s init_task 64",
 )
 IDLE = {"native_safe_halt", "pv_native_safe_halt"}
-# Kernel threads that come and go by themselves.
-PASSING = ("kworker", "ext4lazyinit")
 
 
 class Variant:

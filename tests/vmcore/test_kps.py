@@ -6,11 +6,10 @@ from __future__ import annotations
 import pytest
 
 from gdbkdump.kernel.sched import task_problems, task_state_letter, tasks
+from tests.support.passing import PASSING
 
 # Tasks that ran between the snapshot and the crash; what they did then is not in it.
 BUSY = ("wl-spin-user", "wl-spin-kern", "wl-crash", "init")
-# Kernel threads that come and go by themselves.
-PASSING = ("kworker", "ext4lazyinit")
 LETTER = {
     "RU": "R", "IN": "S", "UN": "D", "ST": "T", "TR": "t", "ZO": "Z", "ID": "I",
 }  # fmt: skip
