@@ -123,8 +123,11 @@ def test_what_was_interrupted_has_all_its_registers(kernel: Kernel) -> None:
         # gdb may have one more, of user mode.
         for ours, frame in zip(stack.frames, native().frames, strict=False):
             if ours.kind is FrameKind.EXCEPTION and ours.registers:
-                found = {n: int(frame.read_register(names[n])) & mask for n in names}
-                assert found == {name: ours.registers[name] for name in names}
+                known = names.keys() & ours.registers.keys()
+                # On the first instruction of an entry only what the CPU pushed.
+                assert known in (names.keys(), {"ip", "sp", "flags", "cs"})
+                found = {n: int(frame.read_register(names[n])) & mask for n in known}
+                assert found == {name: ours.registers[name] for name in known}
 
 
 def test_locals_of_c_functions_are_there(kernel: Kernel) -> None:
